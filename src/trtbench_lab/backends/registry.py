@@ -1,0 +1,94 @@
+"""Which backends there are, and which of them `auto` means here."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+
+from ..errors import BuildError, did_you_mean
+from .protocol import Availability, Builder
+
+BACKENDS = ("tensorrt", "torch", "onnxruntime")
+
+# Each backend is a module with a `builder()` function, imported when it is asked for: none is needed by the others.
+_MODULES = {"torch": ".torch.builder", "onnxruntime": ".onnxruntime.builder"}
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """A backend and the sentence that says why it was taken; unpacks as ``name, reason``."""
+
+    name: str
+    reason: str
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter((self.name, self.reason))
+
+
+def backend(name: str) -> Builder:
+    """Return the builder of the backend `name`.
+
+    Raises
+    ------
+    BuildError
+        For a name that is none, or a backend that this version cannot build with.
+    """
+    if name not in BACKENDS:
+        raise BuildError(f"There is no backend {name!r}.", where="backend", remedy=did_you_mean(name, BACKENDS))
+    if name not in _MODULES:
+        raise BuildError(
+            availability(name).reason,
+            where="backend",
+            remedy="Use backend='onnxruntime' (CPU) or backend='torch' (CPU or GPU), or leave it at 'auto'.",
+        )
+    return importlib.import_module(_MODULES[name], __package__).builder()  # type: ignore[no-any-return]
+
+
+def availability(name: str) -> Availability:
+    """Say whether the backend `name` can be used on this machine; never raises for a known name."""
+    if name == "tensorrt":
+        if importlib.util.find_spec("tensorrt") is None:
+            return Availability(False, "The tensorrt backend needs the package 'tensorrt', which is not installed.")
+        if not _cuda_devices():
+            return Availability(False, "The tensorrt backend needs an NVIDIA GPU, and none is visible here.")
+        return Availability(False, "This version of trtbench-lab does not build with the tensorrt backend yet.")
+    return backend(name).available()
+
+
+def choose_backend(name: str = "auto", *, world_size: int = 1) -> BackendChoice:
+    """Settle ``auto`` for this machine: torch on a GPU or for several ranks, else onnxruntime.
+
+    Parameters
+    ----------
+    name
+        ``"auto"`` or a backend's name, which is then only checked.
+    world_size
+        Ranks of the model; the onnxruntime backend runs one.
+
+    Raises
+    ------
+    BuildError
+        When the named backend cannot be used here, or none can.
+    """
+    if name != "auto":
+        found = availability(name) if name in BACKENDS else backend(name).available()
+        if not found.ok:
+            raise BuildError(
+                found.reason, where="backend", remedy="Leave backend at 'auto', or install what it needs (see doctor)."
+            )
+        return BackendChoice(name, "asked for")
+    gpus = _cuda_devices()
+    if gpus:
+        return BackendChoice("torch", f"{gpus} GPU(s) are visible; {availability('tensorrt').reason}")
+    if world_size > 1:
+        return BackendChoice("torch", f"the model has {world_size} ranks, which onnxruntime does not run")
+    if availability("onnxruntime").ok:
+        return BackendChoice("onnxruntime", "no GPU is visible, and onnxruntime is the fastest backend on a CPU")
+    return BackendChoice("torch", f"no GPU is visible and {availability('onnxruntime').reason}")
+
+
+def _cuda_devices() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
