@@ -1,0 +1,1 @@
+"""Checkpoints: TensorRT-LLM's folder format, sharding and streaming."""
