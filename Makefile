@@ -1,0 +1,62 @@
+# Two commands do everything: `make tour` (the main job, start to finish) and `make test` (every CPU test).
+# `make lab` opens the tour in JupyterLab. PYTHON=python3.12 chooses another interpreter.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+TOUR := build/tour
+
+export PYTHONUNBUFFERED := 1
+# The notebooks and tests never need a network; this keeps libraries from trying.
+OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+
+.PHONY: help tour lab test lint typecheck floors docs clean
+
+help:
+	@echo "make tour   set up .venv and run notebooks/00_tour.ipynb; results go to $(TOUR)/"
+	@echo "make lab    open the tour in JupyterLab"
+	@echo "make test   lint, type check, import floors and every CPU test"
+	@echo "make docs   write docs/options.md anew from the specs"
+	@echo "make clean  remove $(VENV) and build/"
+
+$(VENV)/.lab: constraints.txt pyproject.toml scripts/setup_environment.sh
+	@PYTHON="$(PYTHON)" scripts/setup_environment.sh $(VENV) lab,onnxruntime
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.lab
+	@PYTHON="$(PYTHON)" scripts/setup_environment.sh $(VENV) lab,onnxruntime,test
+	@touch $@
+
+tour: $(VENV)/.lab
+	@$(OFFLINE) $(BIN)/python scripts/run_notebook.py notebooks/00_tour.ipynb --output-dir $(TOUR)
+
+lab: $(VENV)/.lab
+	@echo "Opening the tour in JupyterLab; stop it with Ctrl-C."
+	@$(BIN)/jupyter lab notebooks/00_tour.ipynb
+
+test: $(VENV)/.test lint typecheck floors
+	@echo "Running every CPU test."
+	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not mpi and not browser and not tensorrt" \
+		|| { echo "Some tests failed: see the summary above."; exit 1; }
+
+lint: $(VENV)/.test
+	@echo "Checking style with ruff."
+	@$(BIN)/ruff check . || { echo "ruff found something: see above; many are mended by '$(BIN)/ruff check --fix .'"; exit 1; }
+
+typecheck: $(VENV)/.test
+	@echo "Checking types with mypy."
+	@$(BIN)/mypy || { echo "mypy found a type error: see above."; exit 1; }
+
+floors: $(VENV)/.test
+	@echo "Checking that every room imports only from the floors below it."
+	@$(BIN)/lint-imports || { echo "An import breaks the floors of docs/architecture.md: see above."; exit 1; }
+
+docs: $(VENV)/.lab
+	@$(BIN)/python scripts/make_option_table.py
+
+clean:
+	rm -rf $(VENV) build
