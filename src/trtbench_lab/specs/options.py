@@ -1,0 +1,312 @@
+"""Fields that carry their own documentation, and the base class of every spec."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
+
+from ..errors import SpecError, suggest
+from .coerce import Unfit, coerced, shown
+
+if TYPE_CHECKING:
+    from .conflicts import Conflict
+
+_META = "option"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionMeta:
+    """What a field says about itself beyond its name, type and default.
+
+    Attributes
+    ----------
+    help
+        One sentence: what it is.
+    choices
+        The values allowed, None for any value of the type.
+    flags
+        Further spellings on the command line beside ``--<field name>``.
+    constants
+        Flags that take no value and set one: ``{"--enable_context_fmha": True}``.
+    unit, metavar, since, effect, group
+        Unit of the value, placeholder in help texts, version of this project that brought it, what choosing it costs
+        or gains, heading under which it is shown.
+    minimum, maximum
+        Bounds of a number, both allowed themselves.
+    synonyms
+        Other words for a choice: ``{"fp16": "float16"}``.
+    bare
+        The value of a flag that is given without one; `UNSET` where a value is needed.
+    parse
+        Reads the value from text, where the type alone does not tell how.
+    render
+        Writes a value so that `parse` reads it again.
+    positional
+        Place (from 0) among the words that need no flag; None where a flag is needed.
+    later
+        Choices that are known and not available in this version, each with a sentence that names what is.
+    command_line
+        Whether the field has a flag at all.
+    secret
+        Never written to a dictionary, a result or a command line.
+    repeat
+        For lists: whether one flag takes several words (``"words"``) or one value (``"one"``).
+    """
+
+    help: str
+    choices: tuple[Any, ...] | None = None
+    flags: tuple[str, ...] = ()
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    unit: str | None = None
+    metavar: str | None = None
+    since: str = "0.1"
+    effect: str | None = None
+    group: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    synonyms: Mapping[str, Any] = field(default_factory=dict)
+    bare: Any = None
+    parse: Callable[[str], Any] | None = None
+    render: Callable[[Any], str] | None = None
+    positional: int | None = None
+    later: Mapping[str, str] = field(default_factory=dict)
+    command_line: bool = True
+    secret: bool = False
+    repeat: str = "one"
+
+
+@dataclass(frozen=True)
+class OptionInfo:
+    """One field of a spec as faces see it: the command line, widgets and documentation are made from this."""
+
+    spec: str
+    name: str
+    annotation: Any
+    default: Any
+    required: bool
+    meta: OptionMeta
+
+    @property
+    def path(self) -> str:
+        """``"PluginConfig.context_fmha"``: the name by which conflicts and fixes speak of the field."""
+        return f"{self.spec}.{self.name}"
+
+    @property
+    def help(self) -> str:
+        return self.meta.help
+
+    @property
+    def choices(self) -> tuple[Any, ...] | None:
+        return self.meta.choices
+
+
+def option(
+    default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | None = None, help: str, **meta: Any
+) -> Any:
+    """Declare one field of a `Spec`; the keywords are those of `OptionMeta`.
+
+    Without `default` and `factory` the field must be given.
+    """
+    metadata = {_META: OptionMeta(help=help, **meta)}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(option,))
+class Spec:
+    """Base of every spec: an immutable record whose fields know their type, default, help and choices.
+
+    A subclass only lists its fields with `option`; it becomes a frozen, keyword-only dataclass by itself. Creating one
+    coerces and checks each field on its own; rules that tie several fields together are found by `conflicts`.
+    """
+
+    _given: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        dataclass(frozen=True, kw_only=True)(cls)  # type: ignore[arg-type]
+        _guard_constructor(cls)
+
+    def __post_init__(self) -> None:
+        problems = []
+        for info in self.options():
+            try:
+                object.__setattr__(self, info.name, checked(info, getattr(self, info.name)))
+            except Unfit as unfit:
+                problems.append((info.name, unfit))
+        if problems:
+            raise _field_error(type(self).__name__, problems)
+
+    @classmethod
+    def options(cls) -> list[OptionInfo]:
+        """Return the fields in the order of their declaration."""
+        return list(_options(cls))
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """Return the names of the fields, which are also the keys of `to_dict`."""
+        return tuple(info.name for info in _options(cls))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as plain JSON-ready values; secrets are left out."""
+        return {info.name: _plain(getattr(self, info.name)) for info in self.options() if not info.meta.secret}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str | None = None) -> Self:
+        """Return the spec that `to_dict` wrote.
+
+        Raises
+        ------
+        SpecError
+            For unknown keys (with the nearest known one), missing keys and values that do not fit; `where` names the
+            file the values came from.
+        """
+        if not isinstance(values, Mapping):
+            raise SpecError(f"{cls.__name__} must be a table of names and values, not {shown(values)}.", where=where)
+        try:
+            return cls(**{_key(key): value for key, value in values.items()})
+        except SpecError as error:
+            if where is None or error.where == where:
+                raise
+            inner = f"{where}: {error.where}" if error.where else where
+            raise SpecError(error.what, where=inner, remedy=error.remedy) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with the named fields changed; what was given before still counts as given."""
+        values = {info.name: getattr(self, info.name) for info in self.options()}
+        copy = type(self)(**{**values, **changes})
+        object.__setattr__(copy, "_given", self._given | frozenset(changes))
+        return copy
+
+    def given(self, name: str) -> bool:
+        """Whether the field was named by whoever made the spec, rather than left at its default."""
+        return name in self._given
+
+    def conflicts(self) -> list[Conflict]:
+        """Return every rule between fields (nested specs included) that this spec breaks."""
+        from .conflicts import find_conflicts
+
+        return find_conflicts(self)
+
+    def warnings(self) -> list[Conflict]:
+        """Return what is allowed and still unwise."""
+        from .conflicts import find_warnings
+
+        return find_warnings(self)
+
+    def check(self) -> None:
+        """Raise one `SpecError` that lists all conflicts; do nothing when there are none."""
+        from .conflicts import raise_conflicts
+
+        raise_conflicts(self.conflicts(), where=type(self).__name__)
+
+
+def checked(info: OptionInfo, value: Any) -> Any:
+    """Return `value` coerced to the option's type and within its choices and bounds, or raise `Unfit`."""
+    meta = info.meta
+    try:
+        hash(value)
+        value = meta.synonyms.get(value, value) if meta.synonyms and not isinstance(value, int | float) else value
+    except TypeError:
+        pass
+    if isinstance(value, bool | type(None)) and meta.synonyms:
+        value = meta.synonyms.get(str(value).lower(), value)
+    if meta.parse is not None and isinstance(value, str):
+        value = meta.parse(value)
+    value = coerced(value, info.annotation)
+    for item in value if isinstance(value, tuple) else (value,):
+        _check_item(meta, item)
+    return value
+
+
+def _check_item(meta: OptionMeta, item: Any) -> None:
+    if item is None:
+        return
+    if isinstance(item, str) and item in meta.later:
+        raise Unfit(f"cannot be {item!r} in this version", meta.later[item])
+    if meta.choices is not None and item not in meta.choices:
+        nearest = suggest(str(item), [str(choice) for choice in meta.choices])
+        words = ", ".join(str(choice) for choice in meta.choices)
+        raise Unfit(f"cannot be {shown(item)}; choose from {words}", f"Did you mean {nearest!r}?" if nearest else None)
+    if isinstance(item, int | float) and not isinstance(item, bool):
+        if meta.minimum is not None and item < meta.minimum:
+            raise Unfit(f"must be at least {meta.minimum:g}, not {item}")
+        if meta.maximum is not None and item > meta.maximum:
+            raise Unfit(f"must be at most {meta.maximum:g}, not {item}")
+
+
+@functools.cache
+def _options(cls: type[Spec]) -> tuple[OptionInfo, ...]:
+    hints = typing.get_type_hints(cls)
+    found = []
+    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
+        missing = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        default = item.default
+        if default is dataclasses.MISSING:
+            default = None if missing else item.default_factory()  # type: ignore[misc]
+        meta = item.metadata[_META]
+        found.append(OptionInfo(cls.__name__, item.name, hints[item.name], default, missing, meta))
+    return tuple(found)
+
+
+def _guard_constructor(cls: type[Spec]) -> None:
+    """Make unknown and missing keywords a `SpecError`, and remember which fields were given."""
+    generated: Callable[..., None] = cls.__init__
+
+    @functools.wraps(generated)
+    def guarded(self: Spec, /, **values: Any) -> None:
+        known = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise unknown_names(cls.__name__, unknown, known)
+        missing = [info.name for info in _options(cls) if info.required and info.name not in values]
+        if missing:
+            raise SpecError(
+                f"{cls.__name__} needs {', '.join(missing)}.",
+                where=cls.__name__,
+                remedy=f"Give {' and '.join(missing)}.",
+            )
+        object.__setattr__(self, "_given", frozenset(values))
+        generated(self, **values)
+
+    cls.__init__ = guarded  # type: ignore[assignment]
+
+
+def unknown_names(owner: str, unknown: Sequence[str], known: Sequence[str]) -> SpecError:
+    """Return the error for names that `owner` does not have, each with its nearest neighbour."""
+    lines = []
+    for name in unknown:
+        nearest = suggest(name, known)
+        lines.append(f"{name!r}" + (f" (did you mean {nearest!r}?)" if nearest else ""))
+    noun = "an option" if len(lines) == 1 else "options"
+    remedy = None if all("did you mean" in line for line in lines) else f"Known: {', '.join(sorted(known))}."
+    return SpecError(f"{owner} has no such {noun.removeprefix('an ')}: {', '.join(lines)}.", where=owner, remedy=remedy)
+
+
+def _field_error(owner: str, problems: Sequence[tuple[str, Unfit]]) -> SpecError:
+    reasons = "; ".join(f"{name} {unfit.reason}" for name, unfit in problems)
+    remedies = [unfit.remedy for _, unfit in problems if unfit.remedy]
+    where = ", ".join(f"{owner}.{name}" for name, _ in problems)
+    return SpecError(f"{reasons}.", where=where, remedy=" ".join(remedies) or None)
+
+
+def _key(key: Any) -> str:
+    return key if isinstance(key, str) else shown(key)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.to_dict()
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,120 @@
+"""How weights, activations and the K/V cache are quantized, in the words of a TensorRT-LLM checkpoint."""
+
+from __future__ import annotations
+
+import enum
+import fnmatch
+
+from .options import Spec, option
+
+
+class QuantAlgo(enum.StrEnum):
+    """Quantization of the linear layers or of the K/V cache."""
+
+    W8A16 = "W8A16"
+    W4A16 = "W4A16"
+    W4A16_AWQ = "W4A16_AWQ"
+    W4A8_AWQ = "W4A8_AWQ"
+    W4A16_GPTQ = "W4A16_GPTQ"
+    FP8 = "FP8"
+    INT8 = "INT8"
+    W8A8_SQ_PER_TENSOR_PLUGIN = "W8A8_SQ_PER_TENSOR_PLUGIN"
+    W8A8_SQ_PER_CHANNEL_PLUGIN = "W8A8_SQ_PER_CHANNEL_PLUGIN"
+    W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN = "W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN"
+    W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN = "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"
+
+    @property
+    def is_smoothquant(self) -> bool:
+        return self.value.startswith("W8A8_SQ")
+
+    @property
+    def is_weight_only(self) -> bool:
+        """INT8 or INT4 weights with a scale a channel or a group, without pre-quant scale and zero point."""
+        return self in (QuantAlgo.W8A16, QuantAlgo.W4A16)
+
+    @property
+    def is_groupwise(self) -> bool:
+        """AWQ and GPTQ: a scale for each group of input features."""
+        return self in (QuantAlgo.W4A16_AWQ, QuantAlgo.W4A8_AWQ, QuantAlgo.W4A16_GPTQ)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits that one quantized weight takes."""
+        return 4 if self.value.startswith("W4") else 8
+
+
+WEIGHT_ALGOS = tuple(algo for algo in QuantAlgo if algo is not QuantAlgo.INT8)
+KV_CACHE_ALGOS = (QuantAlgo.FP8, QuantAlgo.INT8)
+EXECUTABLE_ALGOS = (QuantAlgo.W8A16, QuantAlgo.W4A16)
+"""Algorithms whose engines this version runs; the others are understood in a checkpoint's config.json."""
+
+GROUP_SIZES = (32, 64, 128)
+
+
+class QuantConfig(Spec):
+    """The ``quantization`` table of a checkpoint."""
+
+    quant_algo: QuantAlgo | None = option(
+        None,
+        help="Algorithm of the linear layers; none keeps the checkpoint's dtype.",
+        choices=WEIGHT_ALGOS,
+        group="quantization",
+        effect="W8A16 halves and W4A16 quarters the bytes a decode step reads, at float16.",
+    )
+    kv_cache_quant_algo: QuantAlgo | None = option(
+        None,
+        help="Algorithm of the K/V cache; none keeps the compute dtype.",
+        choices=KV_CACHE_ALGOS,
+        group="quantization",
+        effect="Halves the cache at float16.",
+    )
+    group_size: int | None = option(
+        None,
+        help="Input features that share one scale; none means one scale for each output channel.",
+        choices=GROUP_SIZES,
+        unit="features",
+        group="quantization",
+        effect="Smaller groups are nearer to the original and need more scales.",
+    )
+    smoothquant_val: float = option(
+        0.5,
+        help="SmoothQuant's alpha: how much of the activations' difficulty moves into the weights.",
+        minimum=0,
+        maximum=1,
+        group="quantization",
+    )
+    has_zero_point: bool = option(False, help="Whether groups carry a zero point (GPTQ).", group="quantization")
+    pre_quant_scale: bool = option(
+        False, help="Whether activations are scaled before the layer (AWQ).", group="quantization"
+    )
+    exclude_modules: tuple[str, ...] | None = option(
+        None,
+        help="Patterns of modules left as they are; none means lm_head only, an empty list quantizes it too.",
+        group="quantization",
+        effect="The head of a small model is a large part of each step.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # AWQ and GPTQ have no per-channel form; 128 is what the field's exporters write when nobody chooses.
+        if self.quant_algo is not None and self.quant_algo.is_groupwise and self.group_size is None:
+            object.__setattr__(self, "group_size", 128)
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.quant_algo is not None or self.kv_cache_quant_algo is not None
+
+    @property
+    def excluded_patterns(self) -> tuple[str, ...]:
+        """`exclude_modules` with its default filled in."""
+        return ("lm_head",) if self.exclude_modules is None else self.exclude_modules
+
+    def excludes(self, module: str) -> bool:
+        """Whether a linear layer such as ``"transformer.layers.0.mlp.fc"`` stays as it is.
+
+        A pattern matches the whole name or its last parts, with ``*`` and ``?`` as wildcards.
+        """
+        return any(
+            fnmatch.fnmatchcase(module, pattern) or fnmatch.fnmatchcase(module, f"*.{pattern}")
+            for pattern in self.excluded_patterns
+        )
