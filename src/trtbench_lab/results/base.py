@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import secrets
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,16 +22,17 @@ _REGISTRY: dict[str, type[Result]] = {}
 _MIGRATIONS: dict[tuple[str, int], Migration] = {}
 # Where a kind is declared, so that a stored result can be read in a process that never imported its maker.
 _DECLARED_IN = {
-    "bench": "trtbench_lab.results.bench",
+    "bench": "trtbench_lab.benchmark.result",
     "compare": "trtbench_lab.evaluation.compare",
     "summarize": "trtbench_lab.evaluation.summarize",
     "perplexity": "trtbench_lab.evaluation.perplexity",
+    **dict.fromkeys(("download", "convert", "quantize", "build", "run"), "trtbench_lab.results.steps"),
 }
 
 
 def new_id() -> str:
     """Return a fresh result id: 12 hexadecimal digits, short enough to type."""
-    return secrets.token_hex(6)
+    return os.urandom(6).hex()
 
 
 def utc_now() -> str:
@@ -68,7 +69,8 @@ class Result:
     spec
         What was asked, as a plain dictionary.
     samples
-        Raw measurements by name (lists of numbers, unit in the name); every figure is drawn from these.
+        Raw measurements by name (lists of numbers, unit in the name), where the class has no field of its own for
+        them; every figure is drawn from raw measurements.
     environment
         Versions and machine, from `collect_environment`.
     id, created_at

@@ -1,0 +1,209 @@
+"""Results of the steps that make something: download, convert, quantize, build, run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from .base import Number, Result
+from .render import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult(Result):
+    """Base of a step's result: where its output is, how long it took, and what it has to say.
+
+    Attributes
+    ----------
+    output_dir
+        The folder that now holds the output.
+    seconds
+        Wall time of the step.
+    notes
+        Sentences a person should read: choices made, options that do nothing here.
+    """
+
+    output_dir: str
+    seconds: float
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        words = [self.name, self.model, self.output_dir]
+        return f"{self.kind.capitalize()}: " + " · ".join(word for word in words if word)
+
+    def facts(self) -> list[tuple[str, Any]]:
+        """Rows that say what the output is, beside the numbers."""
+        return []
+
+    def tables(self) -> list[Table]:
+        rows = [*self.facts(), *self.metrics.items()]
+        tables = [Table(columns=("what", "value"), rows=rows)]
+        if self.notes:
+            tables.append(Table(columns=("notes",), rows=[(note,) for note in self.notes]))
+        return tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadStep(StepResult):
+    """A model folder fetched from a hub, at one commit."""
+
+    kind: ClassVar[str] = "download"
+
+    revision: str
+    files: dict[str, int]
+    transferred_bytes: int
+    reused_bytes: int
+
+    @property
+    def metrics(self) -> dict[str, Number | None]:
+        return {
+            "files": len(self.files),
+            "total_bytes": sum(self.files.values()),
+            "transferred_bytes": self.transferred_bytes,
+            "reused_bytes": self.reused_bytes,
+            "seconds": self.seconds,
+        }
+
+    def facts(self) -> list[tuple[str, Any]]:
+        return [("folder", self.output_dir), ("commit", self.revision)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertStep(StepResult):
+    """A checkpoint written from a source model, or (dry run) the plan of one."""
+
+    kind: ClassVar[str] = "convert"
+
+    architecture: str
+    dtype: str
+    tp_size: int
+    pp_size: int
+    quantization: str = "none"
+    tensors: int
+    written_bytes: int
+    bytes_by_rank: list[int]
+    plan: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> dict[str, Number | None]:
+        return {
+            "ranks": len(self.bytes_by_rank),
+            "tensors": self.tensors,
+            "written_bytes": self.written_bytes,
+            "largest_rank_bytes": max(self.bytes_by_rank, default=0),
+            "seconds": self.seconds,
+            "megabytes_per_second": self.written_bytes / 1e6 / self.seconds if self.seconds else None,
+        }
+
+    def facts(self) -> list[tuple[str, Any]]:
+        return [
+            ("checkpoint", self.output_dir),
+            ("architecture", self.architecture),
+            ("dtype", self.dtype),
+            ("quantization", self.quantization),
+            ("tp × pp", f"{self.tp_size} × {self.pp_size}"),
+        ]
+
+    def tables(self) -> list[Table]:
+        tables = super().tables()
+        if self.plan:
+            columns = tuple(self.plan[0])
+            rows = [tuple(row.get(column) for column in columns) for row in self.plan]
+            tables.append(Table(columns=columns, rows=rows, title="Shard plan"))
+        return tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeStep(ConvertStep):
+    """A quantized checkpoint written from a source model."""
+
+    kind: ClassVar[str] = "quantize"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildStep(StepResult):
+    """An engine folder, built or taken from the cache."""
+
+    kind: ClassVar[str] = "build"
+
+    key: str
+    from_cache: bool
+    engine_bytes: int
+    peak_bytes: int | None = None
+    phases: list[tuple[str, float]] = field(default_factory=list)
+    quantization: str = "none"
+
+    @property
+    def metrics(self) -> dict[str, Number | None]:
+        return {
+            "seconds": self.seconds,
+            "engine_bytes": self.engine_bytes,
+            "build_peak_bytes": self.peak_bytes,
+        }
+
+    def facts(self) -> list[tuple[str, Any]]:
+        return [
+            ("backend", self.backend),
+            ("engine", self.output_dir),
+            ("quantization", self.quantization),
+            ("from cache", self.from_cache),
+            ("key", self.key),
+        ]
+
+    def tables(self) -> list[Table]:
+        tables = super().tables()
+        if self.phases:
+            tables.insert(1, Table(columns=("phase", "seconds"), rows=self.phases, title="Phases"))
+        return tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStep(Result):
+    """Text that an engine generated for some prompts.
+
+    Attributes
+    ----------
+    prompts, texts
+        Prompt texts (None for prompts given as tokens) and, for each prompt, one text a beam.
+    output_ids
+        For each prompt and beam the new tokens.
+    ttft_ms
+        Time to first token of the batch, in milliseconds; None when nothing was generated.
+    """
+
+    kind: ClassVar[str] = "run"
+
+    engine_dir: str
+    prompts: list[str | None]
+    texts: list[list[str]]
+    output_ids: list[list[list[int]]]
+    input_lengths: list[int]
+    ttft_ms: float | None
+    latency_ms: float
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> dict[str, Number | None]:
+        new_tokens = sum(len(beams[0]) for beams in self.output_ids if beams)
+        return {
+            "batch_size": len(self.prompts),
+            "input_tokens": sum(self.input_lengths),
+            "output_tokens": new_tokens,
+            "ttft_ms": self.ttft_ms,
+            "latency_ms": self.latency_ms,
+            "tokens_per_sec": new_tokens / self.latency_ms * 1e3 if self.latency_ms else None,
+        }
+
+    def tables(self) -> list[Table]:
+        rows = []
+        for index, (prompt, beams) in enumerate(zip(self.prompts, self.texts, strict=True)):
+            for beam, text in enumerate(beams):
+                label = f"output {index}" if len(beams) == 1 else f"output {index}, beam {beam}"
+                if beam == 0:
+                    rows.append((f"input {index}", prompt if prompt is not None else "(tokens)"))
+                rows.append((label, text))
+        tables = [Table(columns=("", "text"), rows=rows), Table.of_metrics(self.metrics)]
+        if self.notes:
+            tables.append(Table(columns=("notes",), rows=[(note,) for note in self.notes]))
+        return tables
