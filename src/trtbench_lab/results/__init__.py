@@ -1,7 +1,29 @@
 """Results of runs: dataclasses, their database, their plain and HTML views; imports the standard library only."""
 
 from .base import Result, migration, result_class
+from .catalogue import METRICS, Metric, direction_of, metric_of
+from .comparison import Comparison, compare_results
+from .database import ResultsDatabase
 from .environment import collect_environment
+from .history import HistoryView
 from .render import Table
+from .statistics import Distribution, distribution, percentile
 
-__all__ = ["Result", "Table", "collect_environment", "migration", "result_class"]
+__all__ = [
+    "METRICS",
+    "Comparison",
+    "Distribution",
+    "HistoryView",
+    "Metric",
+    "Result",
+    "ResultsDatabase",
+    "Table",
+    "collect_environment",
+    "compare_results",
+    "direction_of",
+    "distribution",
+    "metric_of",
+    "migration",
+    "percentile",
+    "result_class",
+]
