@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import SpecError
 from .coerce import Unfit
 from .options import Spec, option
 
@@ -44,6 +45,7 @@ class BenchConfig(Spec):
         (8,),
         help="Batch sizes, separated by semicolons.",
         parse=_batch_sizes,
+        nonempty=True,
         render=lambda value: ";".join(str(size) for size in value),
         minimum=1,
         unit="sequences",
@@ -54,6 +56,7 @@ class BenchConfig(Spec):
         ((128, 20),),
         help="Pairs of prompt and output length, separated by semicolons.",
         parse=_length_pairs,
+        nonempty=True,
         render=lambda value: ";".join(f"{input_len},{output_len}" for input_len, output_len in value),
         unit="tokens",
         metavar='"60,20;128,128"',
@@ -86,11 +89,6 @@ class BenchConfig(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        from ..errors import SpecError
-
-        for name in ("batch_size", "input_output_len"):
-            if not getattr(self, name):
-                raise SpecError(f"{name} is empty.", where=f"BenchConfig.{name}", remedy="Give at least one value.")
         for input_len, output_len in self.input_output_len:
             if input_len < 1 or output_len < 1:
                 raise SpecError(

@@ -54,6 +54,8 @@ class OptionMeta:
         Whether the field has a flag at all.
     secret
         Never written to a dictionary, a result or a command line.
+    nonempty
+        For lists: whether at least one element is needed.
     repeat
         For lists: whether one flag takes several words (``"words"``) or one value (``"one"``).
     """
@@ -77,6 +79,7 @@ class OptionMeta:
     later: Mapping[str, str] = field(default_factory=dict)
     command_line: bool = True
     secret: bool = False
+    nonempty: bool = False
     repeat: str = "one"
 
 
@@ -220,6 +223,8 @@ def checked(info: OptionInfo, value: Any) -> Any:
     if meta.parse is not None and isinstance(value, str):
         value = meta.parse(value)
     value = coerced(value, info.annotation)
+    if meta.nonempty and not value:
+        raise Unfit("is empty", "Give at least one value.")
     for item in value if isinstance(value, tuple) else (value,):
         _check_item(meta, item)
     return value

@@ -1,0 +1,35 @@
+"""One request a verb: what its command line, magic and panel fill in, and the workbench takes."""
+
+from ..options import Spec
+from .bench import BenchSpec, DoctorSpec, HistorySpec
+from .build import BuildSpec
+from .convert import ConvertSpec, DownloadSpec, QuantizeSpec
+from .run import CompareSpec, RunSpec, SummarizeSpec
+
+REQUESTS: dict[str, type[Spec]] = {
+    "doctor": DoctorSpec,
+    "download": DownloadSpec,
+    "convert": ConvertSpec,
+    "quantize": QuantizeSpec,
+    "build": BuildSpec,
+    "run": RunSpec,
+    "compare": CompareSpec,
+    "summarize": SummarizeSpec,
+    "bench": BenchSpec,
+    "history": HistorySpec,
+}
+"""Verb → the spec of its request, in the order of the path through the workbench."""
+
+__all__ = [
+    "REQUESTS",
+    "BenchSpec",
+    "BuildSpec",
+    "CompareSpec",
+    "ConvertSpec",
+    "DoctorSpec",
+    "DownloadSpec",
+    "HistorySpec",
+    "QuantizeSpec",
+    "RunSpec",
+    "SummarizeSpec",
+]

@@ -1,0 +1,31 @@
+"""Request that makes an engine from a checkpoint."""
+
+from __future__ import annotations
+
+from ..build import BuildConfig
+from ..options import Spec, option
+from .shared import DEMO_HELP, name_option, output_dir_option, overwrite_option
+
+
+class BuildSpec(Spec):
+    """Build an engine from a checkpoint."""
+
+    checkpoint_dir: str = option(
+        help=f"Folder of the checkpoint, or of a Hugging Face model, which is converted first; {DEMO_HELP}.",
+        flags=("--model_dir", "--checkpoint"),
+        metavar="DIR",
+        positional=0,
+        group="engine",
+    )
+    output_dir: str | None = output_dir_option(
+        "--engine_dir", help="Folder of the engine; none means one in this project's cache."
+    )
+    build_config: BuildConfig = option(factory=BuildConfig, help="Limits and options of the build.", group="build")
+    world_size: int | None = option(
+        None,
+        help="Number of ranks expected; a checkpoint with another number is refused.",
+        minimum=1,
+        group="engine",
+    )
+    overwrite: bool = overwrite_option()
+    name: str | None = name_option()

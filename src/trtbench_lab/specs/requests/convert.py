@@ -1,0 +1,239 @@
+"""Requests that bring a model in: download, convert, quantize."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..coerce import Unfit
+from ..mapping import Mapping
+from ..options import Spec, option
+from ..quant import QuantAlgo, QuantConfig
+from .shared import (
+    dtype_option,
+    exclude_modules_option,
+    group_size_option,
+    name_option,
+    output_dir_option,
+    overwrite_option,
+    quantize_lm_head_option,
+    source_option,
+    trust_remote_code_option,
+    workers_option,
+)
+
+WEIGHT_ONLY_ALGOS = {"int8": QuantAlgo.W8A16, "int4": QuantAlgo.W4A16}
+QFORMAT_ALGOS = {"int8_wo": QuantAlgo.W8A16, "int4_wo": QuantAlgo.W4A16, "full_prec": None}
+
+_AVAILABLE = "Available: weight-only INT8 and INT4, per channel or per group of 32, 64 or 128."
+_AWQ_LATER = f"AWQ is not available in this version. {_AVAILABLE}"
+_GPTQ_LATER = f"GPTQ is not available in this version. {_AVAILABLE}"
+_FP8_LATER = f"FP8 quantization is not available in this version. {_AVAILABLE}"
+_SMOOTHQUANT_LATER = f"SmoothQuant is not available in this version. {_AVAILABLE}"
+
+
+def _rotary_scaling(text: str) -> dict[str, Any]:
+    words = text.replace(",", " ").replace("=", " ").split()
+    try:
+        kind, factor = words
+        return {"type": kind, "factor": float(factor)}
+    except ValueError:
+        raise Unfit(f"must be a type and a factor such as 'linear 2.0', not {text!r}") from None
+
+
+class DownloadSpec(Spec):
+    """Fetch a model from a hub."""
+
+    model: str = option(
+        help="Id of the model on the hub, for example 'gpt2-medium'.",
+        flags=("--repo_id",),
+        metavar="MODEL",
+        positional=0,
+        group="model",
+    )
+    files: tuple[str, ...] = option(
+        (),
+        help="Files wanted; none means what a conversion needs.",
+        positional=1,
+        repeat="words",
+        metavar="FILE",
+        group="model",
+    )
+    revision: str | None = option(
+        None, help="Branch, tag or commit; none means the main branch. The commit is recorded.", group="model"
+    )
+    local_dir: str | None = option(
+        None,
+        help="Folder to fill; none means a folder of this project's cache.",
+        flags=("--output_dir",),
+        metavar="DIR",
+        group="output",
+    )
+    include: tuple[str, ...] = option(
+        (), help="Patterns of files to fetch.", repeat="words", metavar="PATTERN", group="model"
+    )
+    exclude: tuple[str, ...] = option(
+        (), help="Patterns of files to leave out.", repeat="words", metavar="PATTERN", group="model"
+    )
+    mirror: str | None = option(
+        None,
+        help="Address of a mirror of the hub; none means $HF_ENDPOINT or the hub itself.",
+        flags=("--endpoint", "--hf_endpoint"),
+        metavar="URL",
+        group="hub",
+    )
+    token: str | None = option(
+        None, help="Access token of a gated model; none means $HF_TOKEN.", secret=True, metavar="TOKEN", group="hub"
+    )
+    max_workers: int = option(8, help="Files fetched at the same time.", minimum=1, group="hub")
+    force: bool = option(False, help="Fetch again what is already there.", flags=("--force_download",), group="output")
+    name: str | None = name_option()
+
+
+class ConvertSpec(Spec):
+    """Write a Hugging Face model as a TensorRT-LLM checkpoint, one file a rank."""
+
+    source: str = source_option()
+    output_dir: str | None = output_dir_option(
+        "-o", help="Folder of the checkpoint; none means one in this project's cache."
+    )
+    dtype: str = dtype_option()
+    family: str | None = option(
+        None,
+        help="Family of the model; none means the one its config.json names.",
+        flags=("--model", "--model_type"),
+        metavar="FAMILY",
+        group="model",
+    )
+    mapping: Mapping = option(factory=Mapping, help="Layout of the ranks.", group="parallelism")
+    use_parallel_embedding: bool = option(
+        False, help="Divide the embedding table over the tensor-parallel ranks.", group="parallelism"
+    )
+    embedding_sharding_dim: int = option(
+        0,
+        help="Dimension along which the table is divided: 0 vocabulary, 1 hidden.",
+        choices=(0, 1),
+        group="parallelism",
+    )
+    share_embedding_table: bool = option(
+        False,
+        help="Keep one tensor for the embedding and lm_head, where the source ties them.",
+        flags=("--use_embedding_sharing",),
+        group="parallelism",
+    )
+    use_weight_only: bool = option(False, help="Quantize the weights on the way.", group="quantization")
+    weight_only_precision: str = option(
+        "int8",
+        help="Width of the weights with --use_weight_only.",
+        choices=("int8", "int4"),
+        later={
+            "int4_awq": _AWQ_LATER,
+            "int4_gptq": _GPTQ_LATER,
+            "int8_gptq": _GPTQ_LATER,
+        },
+        bare="int8",
+        group="quantization",
+    )
+    group_size: int | None = group_size_option()
+    exclude_modules: tuple[str, ...] | None = exclude_modules_option()
+    quantize_lm_head: bool = quantize_lm_head_option()
+    rotary_base: float | None = option(
+        None,
+        help="Base of the rotary frequencies; none means the source's own (10000 where it has none).",
+        group="model",
+    )
+    rotary_scaling: dict[str, Any] | None = option(
+        None,
+        help="Scaling of rotary positions: a type, linear or dynamic, and a factor above 1.",
+        parse=_rotary_scaling,
+        render=lambda value: f"{value.get('rope_type') or value.get('type')} {value.get('factor')}",
+        metavar="TYPE FACTOR",
+        group="model",
+    )
+    format: str = option(
+        "trtllm",
+        help="Layout of the checkpoint.",
+        choices=("trtllm",),
+        later={
+            "ft": "The FasterTransformer layout is not available in this version. Available: trtllm, the "
+            "TensorRT-LLM checkpoint, which build takes as well.",
+        },
+        synonyms={"tensorrt_llm": "trtllm", "fastertransformer": "ft"},
+        flags=("--export_format",),
+        group="output",
+    )
+    workers: int = workers_option()
+    dry_run: bool = option(
+        False,
+        help="Only show which tensor would go to which rank, and how many bytes; write nothing.",
+        flags=("--plan",),
+        group="output",
+    )
+    trust_remote_code: bool = trust_remote_code_option()
+    overwrite: bool = overwrite_option()
+    name: str | None = name_option()
+
+    @property
+    def quant_config(self) -> QuantConfig:
+        """The quantization that the flags ask for."""
+        algo = WEIGHT_ONLY_ALGOS[self.weight_only_precision] if self.use_weight_only else None
+        return _quant_config(algo, self.group_size, self.exclude_modules, self.quantize_lm_head)
+
+
+class QuantizeSpec(Spec):
+    """Write a model as a checkpoint with quantized weights."""
+
+    source: str = source_option()
+    output_dir: str | None = output_dir_option(
+        "-o", help="Folder of the checkpoint; none means one in this project's cache."
+    )
+    qformat: str = option(
+        "int8_wo",
+        help="Format: int8_wo and int4_wo quantize weights only, full_prec nothing.",
+        choices=tuple(QFORMAT_ALGOS),
+        synonyms={"int8": "int8_wo", "int4": "int4_wo", "w8a16": "int8_wo", "w4a16": "int4_wo"},
+        later={
+            "fp8": _FP8_LATER,
+            "nvfp4": f"NVFP4 quantization is not available in this version. {_AVAILABLE}",
+            "int8_sq": _SMOOTHQUANT_LATER,
+            "int4_awq": _AWQ_LATER,
+            "w4a8_awq": _AWQ_LATER,
+            "int4_gptq": _GPTQ_LATER,
+        },
+        flags=("--quant_format",),
+        constants={"--use_weight_only": "int8_wo"},
+        group="quantization",
+    )
+    dtype: str = dtype_option()
+    mapping: Mapping = option(factory=Mapping, help="Layout of the ranks.", group="parallelism")
+    use_parallel_embedding: bool = option(
+        False, help="Divide the embedding table over the tensor-parallel ranks.", group="parallelism"
+    )
+    embedding_sharding_dim: int = option(
+        0,
+        help="Dimension along which the table is divided: 0 vocabulary, 1 hidden.",
+        choices=(0, 1),
+        group="parallelism",
+    )
+    group_size: int | None = group_size_option()
+    exclude_modules: tuple[str, ...] | None = exclude_modules_option()
+    quantize_lm_head: bool = quantize_lm_head_option()
+    workers: int = workers_option()
+    trust_remote_code: bool = trust_remote_code_option()
+    overwrite: bool = overwrite_option()
+    name: str | None = name_option()
+
+    @property
+    def quant_config(self) -> QuantConfig:
+        """The quantization that the flags ask for."""
+        return _quant_config(QFORMAT_ALGOS[self.qformat], self.group_size, self.exclude_modules, self.quantize_lm_head)
+
+
+def _quant_config(
+    algo: QuantAlgo | None, group_size: int | None, exclude_modules: tuple[str, ...] | None, quantize_lm_head: bool
+) -> QuantConfig:
+    if algo is None:
+        return QuantConfig()
+    excluded = exclude_modules
+    if quantize_lm_head:
+        excluded = tuple(pattern for pattern in exclude_modules or () if pattern != "lm_head")
+    return QuantConfig(quant_algo=algo, group_size=group_size, exclude_modules=excluded)
