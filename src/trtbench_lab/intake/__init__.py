@@ -1,0 +1,1 @@
+"""Intake: every kind of source model, opened, checked and offered tensor by tensor."""
