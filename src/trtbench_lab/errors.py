@@ -98,14 +98,19 @@ class StorageError(TrtbenchError):
     """A file could not be written, read or locked."""
 
 
+class FolderInUseError(StorageError):
+    """Another writer holds the folder; waiting for it helps."""
+
+
 class MissingPackageError(TrtbenchError):
     """An optional package is needed and not installed."""
 
 
 def suggest(name: str, choices: Iterable[str]) -> str | None:
-    """Return the nearest of `choices` to `name`, or None when nothing is near."""
-    matches = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
-    return matches[0] if matches else None
+    """Return the nearest of `choices` to `name`, whatever the case of letters, or None when nothing is near."""
+    by_folded = {choice.casefold(): choice for choice in choices}
+    matches = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
+    return by_folded[matches[0]] if matches else None
 
 
 def did_you_mean(name: str, choices: Sequence[str], *, limit: int = 12) -> str:
@@ -118,7 +123,7 @@ def did_you_mean(name: str, choices: Sequence[str], *, limit: int = 12) -> str:
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import an optional module, or raise `MissingPackageError` that names the extra to install.
+    """Import an optional module, or raise `MissingPackageError` that names the extra to install or what is broken.
 
     Parameters
     ----------
@@ -131,10 +136,14 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     """
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] != module.split(".")[0]:
-            raise
+    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
+        install = f"pip install 'trtbench-lab[{extra}]'"
+        if isinstance(error, ModuleNotFoundError) and (error.name or module).split(".")[0] == module.split(".")[0]:
+            raise MissingPackageError(
+                f"The package {module!r} is needed to {purpose} and is not installed.",
+                remedy=f"Install it with: {install}",
+            ) from error
         raise MissingPackageError(
-            f"The package {module!r} is needed to {purpose} and is not installed.",
-            remedy=f"Install it with: pip install 'trtbench-lab[{extra}]'",
+            f"The package {module!r} is needed to {purpose}; it is installed and does not load: {error}",
+            remedy=f"Install what it lacks, or install it again with: {install}",
         ) from error

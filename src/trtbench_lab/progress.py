@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 
@@ -45,7 +46,10 @@ def no_progress(event: ProgressEvent) -> None:
 
 
 class Phase:
-    """Counter of one phase; events are throttled so that a tight loop costs nothing."""
+    """Counter of one phase; events are throttled so that a tight loop costs nothing.
+
+    Several threads may count at once: no unit is lost, and the sink is called by one of them at a time.
+    """
 
     def __init__(self, name: str, sink: ProgressSink, total: int | None, unit: str, interval_s: float):
         self.name, self.total, self.unit = name, total, unit
@@ -55,21 +59,24 @@ class Phase:
         self._interval_s = interval_s
         self._started = time.monotonic()
         self._last = float("-inf")
+        self._lock = threading.RLock()  # reentrant: a sink may look at the phase it is told about
 
     def advance(self, count: int = 1, message: str | None = None) -> None:
         """Count `count` more units and tell the sink, at most once an interval."""
-        self.done += count
-        if message is not None:
-            self.message = message
-        now = time.monotonic()
-        if now - self._last >= self._interval_s:
-            self._last = now
-            self.emit("running")
+        with self._lock:
+            self.done += count
+            if message is not None:
+                self.message = message
+            now = time.monotonic()
+            if now - self._last >= self._interval_s:
+                self._last = now
+                self.emit("running")
 
     def emit(self, state: str) -> None:
         """Tell the sink the present state at once."""
-        elapsed_s = time.monotonic() - self._started
-        self._sink(ProgressEvent(self.name, self.done, self.total, self.unit, elapsed_s, state, self.message))
+        with self._lock:
+            elapsed_s = time.monotonic() - self._started
+            self._sink(ProgressEvent(self.name, self.done, self.total, self.unit, elapsed_s, state, self.message))
 
 
 @contextmanager
@@ -87,6 +94,7 @@ def phase(
     try:
         yield current
     except BaseException:
-        current.emit("failed")
+        with suppress(Exception):  # a display that fails too must not hide why the work failed
+            current.emit("failed")
         raise
     current.emit("done")
