@@ -2,6 +2,7 @@
 
 from .bench import BenchConfig
 from .build import BuildConfig
+from .conflicts import Conflict, Gpu, apply_fix, find_conflicts, find_notes, find_warnings, raise_conflicts, settle
 from .mapping import Mapping
 from .model import ModelConfig
 from .options import OptionInfo, Spec, option
@@ -12,6 +13,8 @@ from .sampling import SamplingConfig
 __all__ = [
     "BenchConfig",
     "BuildConfig",
+    "Conflict",
+    "Gpu",
     "Mapping",
     "ModelConfig",
     "OptionInfo",
@@ -20,5 +23,11 @@ __all__ = [
     "QuantConfig",
     "SamplingConfig",
     "Spec",
+    "apply_fix",
+    "find_conflicts",
+    "find_notes",
+    "find_warnings",
     "option",
+    "raise_conflicts",
+    "settle",
 ]

@@ -34,7 +34,7 @@ class BenchConfig(Spec):
     """A grid of batch sizes and lengths, each measured until both `num_runs` and `duration_s` are reached."""
 
     mode: str = option(
-        "static",
+        default="static",
         help="static: a fixed batch at a time; serving: requests that arrive at a rate.",
         choices=("static", "serving"),
         later={"serving": _SERVING, "throughput": _SERVING},
@@ -42,7 +42,7 @@ class BenchConfig(Spec):
         group="benchmark",
     )
     batch_size: tuple[int, ...] = option(
-        (8,),
+        default=(8,),
         help="Batch sizes, separated by semicolons.",
         parse=_batch_sizes,
         nonempty=True,
@@ -53,7 +53,7 @@ class BenchConfig(Spec):
         group="benchmark",
     )
     input_output_len: tuple[tuple[int, int], ...] = option(
-        ((128, 20),),
+        default=((128, 20),),
         help="Pairs of prompt and output length, separated by semicolons.",
         parse=_length_pairs,
         nonempty=True,
@@ -63,23 +63,29 @@ class BenchConfig(Spec):
         group="benchmark",
     )
     num_runs: int = option(
-        10, help="Least number of measured runs.", minimum=1, flags=("--iterations",), group="benchmark"
+        default=10, help="Least number of measured runs.", minimum=1, flags=("--iterations",), group="benchmark"
     )
     duration_s: float = option(
-        60.0,
+        default=60.0,
         help="Least time of measured runs of one configuration.",
         minimum=0,
         unit="s",
         flags=("--duration",),
         group="benchmark",
     )
-    warm_up: int = option(2, help="Runs before measuring begins.", minimum=0, flags=("--warmup",), group="benchmark")
-    num_beams: int = option(1, help="Beams; 1 means none.", minimum=1, flags=("--beam_width",), group="benchmark")
-    top_k: int = option(1, help="As for generation; 1 is greedy.", minimum=0, group="benchmark")
-    top_p: float = option(0.0, help="As for generation; 0 means off.", minimum=0, maximum=1, group="benchmark")
-    random_seed: int = option(0, help="Seed of the random prompts.", minimum=0, flags=("--seed",), group="benchmark")
+    warm_up: int = option(
+        default=2, help="Runs before measuring begins.", minimum=0, flags=("--warmup",), group="benchmark"
+    )
+    num_beams: int = option(
+        default=1, help="Beams; 1 means none.", minimum=1, flags=("--beam_width",), group="benchmark"
+    )
+    top_k: int = option(default=1, help="As for generation; 1 is greedy.", minimum=0, group="benchmark")
+    top_p: float = option(default=0.0, help="As for generation; 0 means off.", minimum=0, maximum=1, group="benchmark")
+    random_seed: int = option(
+        default=0, help="Seed of the random prompts.", minimum=0, flags=("--seed",), group="benchmark"
+    )
     request_rate: float | None = option(
-        None,
+        default=None,
         help="Requests a second, for the serving benchmark.",
         minimum=0,
         unit="1/s",

@@ -13,12 +13,14 @@ LOG_LEVELS = ("internal_error", "error", "warning", "info", "verbose")
 class BuildConfig(Spec):
     """Limits and options of one build; the ``build_config`` table of an engine folder."""
 
-    max_batch_size: int = option(8, help="Most sequences at a time.", minimum=1, unit="sequences", group="limits")
+    max_batch_size: int = option(
+        default=8, help="Most sequences at a time.", minimum=1, unit="sequences", group="limits"
+    )
     max_input_len: int = option(
-        1024, help="Longest prompt.", minimum=1, unit="tokens", flags=("--max_input_length",), group="limits"
+        default=1024, help="Longest prompt.", minimum=1, unit="tokens", flags=("--max_input_length",), group="limits"
     )
     max_seq_len: int | None = option(
-        None,
+        default=None,
         help="Longest prompt and output together; none means max_input_len + max_output_len, or the model's own limit.",
         minimum=1,
         unit="tokens",
@@ -27,11 +29,11 @@ class BuildConfig(Spec):
         effect="Bounds the K/V cache.",
     )
     max_output_len: int | None = option(
-        None, help="Most new tokens; none leaves it to max_seq_len.", minimum=1, unit="tokens", group="limits"
+        default=None, help="Most new tokens; none leaves it to max_seq_len.", minimum=1, unit="tokens", group="limits"
     )
-    max_beam_width: int = option(1, help="Most beams.", minimum=1, group="limits")
+    max_beam_width: int = option(default=1, help="Most beams.", minimum=1, group="limits")
     max_num_tokens: int | None = option(
-        None,
+        default=None,
         help="Most tokens in one step over all sequences, for packed input; none means no bound of its own.",
         minimum=1,
         unit="tokens",
@@ -39,7 +41,7 @@ class BuildConfig(Spec):
         effect="Bounds the memory of the prompt phase.",
     )
     max_prompt_embedding_table_size: int = option(
-        0,
+        default=0,
         help="Rows of the prompt-tuning table; 0 means none.",
         minimum=0,
         flags=("--max_multimodal_len",),
@@ -47,14 +49,14 @@ class BuildConfig(Spec):
     )
     plugin_config: PluginConfig = option(factory=PluginConfig, help="Plugins and attention features.", group="plugins")
     backend: str = option(
-        "auto",
+        default="auto",
         help="What runs the engine; auto takes tensorrt, torch or onnxruntime, whichever this machine serves best.",
         choices=BACKENDS,
         synonyms={"trt": "tensorrt", "ort": "onnxruntime", "onnx": "onnxruntime", "pytorch": "torch"},
         group="build",
     )
     compute_dtype: str = option(
-        "auto",
+        default="auto",
         help="Data type of the computation; auto is the checkpoint's, or float32 where the machine lacks it.",
         choices=("auto", *DTYPES),
         synonyms=DTYPE_SYNONYMS,
@@ -62,7 +64,7 @@ class BuildConfig(Spec):
         group="build",
     )
     opt_level: int = option(
-        3,
+        default=3,
         help="Optimization level of the builder.",
         minimum=0,
         maximum=5,
@@ -70,51 +72,54 @@ class BuildConfig(Spec):
         group="build",
         effect="Higher levels search longer for quicker kernels.",
     )
-    strongly_typed: bool = option(True, help="Keep the network's data types exactly.", group="build")
+    strongly_typed: bool = option(default=True, help="Keep the network's data types exactly.", group="build")
     parallel_build: bool = option(
-        False,
+        default=False,
         help="Build the ranks side by side, one GPU each; one after the other where there are fewer GPUs.",
         group="build",
     )
-    workers: int = option(1, help="Ranks built at the same time.", minimum=1, group="build")
+    workers: int = option(default=1, help="Ranks built at the same time.", minimum=1, group="build")
     visualize: bool = option(
-        False, help="Keep the network as an ONNX file beside the engine.", flags=("--visualize_network",), group="build"
+        default=False,
+        help="Keep the network as an ONNX file beside the engine.",
+        flags=("--visualize_network",),
+        group="build",
     )
     enable_debug_output: bool = option(
-        False, help="Give intermediate tensors by name.", group="build", effect="Larger and slower engine."
+        default=False, help="Give intermediate tensors by name.", group="build", effect="Larger and slower engine."
     )
     profiling_verbosity: str = option(
-        "layer_names_only",
+        default="layer_names_only",
         help="What the engine tells of its layers.",
         choices=("layer_names_only", "detailed", "none"),
         group="build",
     )
     weight_streaming: bool = option(
-        False, help="Let weights stay in host memory and stream in (tensorrt).", group="build"
+        default=False, help="Let weights stay in host memory and stream in (tensorrt).", group="build"
     )
     strip_plan: bool = option(
-        False,
+        default=False,
         help="Write the engine without its weights, to be refitted (tensorrt).",
         flags=("--stripped",),
         group="build",
     )
-    refit: bool = option(False, help="Let the engine's weights be changed later (tensorrt).", group="build")
+    refit: bool = option(default=False, help="Let the engine's weights be changed later (tensorrt).", group="build")
     timing_cache: str | None = option(
-        None,
+        default=None,
         help="File of kernel timings to start from; none means model.cache of the engine folder.",
         flags=("--input_timing_cache",),
         metavar="FILE",
         group="build",
     )
     log_level: str = option(
-        "info",
+        default="info",
         help="How much the build says.",
         choices=LOG_LEVELS,
         synonyms={"warn": "warning", "debug": "verbose", "trace": "verbose", "fatal": "internal_error"},
         group="build",
     )
     timeout_s: float | None = option(
-        None,
+        default=None,
         help="Seconds after which the build is stopped; none means no limit.",
         minimum=0,
         unit="s",
@@ -122,14 +127,14 @@ class BuildConfig(Spec):
         group="build",
     )
     use_cache: bool = option(
-        True,
+        default=True,
         help="Take an engine that was built from the same inputs instead of building again.",
         flags=("--cache",),
         constants={"--no_cache": False},
         group="build",
     )
     legacy_names: bool = option(
-        False,
+        default=False,
         help="Name engine files {model}_{dtype}_tp{T}_rank{R}.engine as well, as older tools did.",
         group="build",
     )
@@ -150,12 +155,18 @@ class BuildConfig(Spec):
         return min(wanted, limit) if learned else wanted
 
     def resolved(self, model_config: ModelConfig) -> tuple[BuildConfig, list[str]]:
-        """Return this configuration with its open lengths settled for one model, and a sentence for each change.
+        """Return this configuration with what was left open settled for one model, and a sentence for each change.
 
-        `max_seq_len` is filled in, and a `max_input_len` beyond it (the default is 1024, a demo model may take 512)
-        is clipped so that at least one new token fits.
+        Features that nobody asked for give way to those that somebody did (`settle`), `max_seq_len` is filled in, and a
+        `max_input_len` beyond it (the default is 1024, a demo model may take 512) is clipped so that at least one new
+        token fits. Contradictions stay, for `find_conflicts` to name.
         """
-        notes = []
+        from .conflicts import settle
+
+        settled = settle(self, model_config)
+        return settled.specs[0]._with_lengths(model_config, settled.notes)
+
+    def _with_lengths(self, model_config: ModelConfig, notes: list[str]) -> tuple[BuildConfig, list[str]]:
         max_seq_len = self.resolved_max_seq_len(model_config)
         max_input_len = min(self.max_input_len, max(1, max_seq_len - 1))
         if self.max_seq_len is not None and max_seq_len != self.max_seq_len:

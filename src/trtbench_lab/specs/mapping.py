@@ -16,15 +16,17 @@ class Mapping(Spec):
     """
 
     world_size: int = option(
-        0,
+        default=0,
         help="Number of ranks; 0 stands for tp_size × pp_size.",
         minimum=0,
         group="parallelism",
         effect="One engine file and one GPU a rank.",
     )
-    rank: int = option(0, help="The rank concerned, from 0.", minimum=0, group="parallelism", command_line=False)
+    rank: int = option(
+        default=0, help="The rank concerned, from 0.", minimum=0, group="parallelism", command_line=False
+    )
     tp_size: int = option(
-        1,
+        default=1,
         help="Ranks that share each layer (tensor parallelism).",
         minimum=1,
         flags=("--tp", "-tp", "--tensor-parallelism", "--tensor_parallel_size"),
@@ -32,7 +34,7 @@ class Mapping(Spec):
         effect="Divides weights and K/V cache of a layer; two all-reduces a layer.",
     )
     pp_size: int = option(
-        1,
+        default=1,
         help="Groups of layers that follow each other on different ranks (pipeline parallelism).",
         minimum=1,
         flags=("--pp", "-pp", "--pipeline-parallelism", "--pipeline_parallel_size"),

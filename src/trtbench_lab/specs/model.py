@@ -50,14 +50,14 @@ class ModelConfig(Spec):
 
     architecture: str = option(help="Class of the model, for example 'GPTForCausalLM'.", group="model")
     dtype: str = option(
-        "float16",
+        default="float16",
         help="Data type of the weights and of the computation.",
         choices=DTYPES,
         synonyms=DTYPE_SYNONYMS,
         group="model",
     )
     logits_dtype: str = option(
-        "float32", help="Data type of the logits.", choices=DTYPES, synonyms=DTYPE_SYNONYMS, group="model"
+        default="float32", help="Data type of the logits.", choices=DTYPES, synonyms=DTYPE_SYNONYMS, group="model"
     )
     vocab_size: int = option(help="Number of token ids.", minimum=1, unit="tokens", group="model")
     max_position_embeddings: int = option(
@@ -67,28 +67,28 @@ class ModelConfig(Spec):
     num_hidden_layers: int = option(help="Number of decoder layers.", minimum=1, group="model")
     num_attention_heads: int = option(help="Number of query heads.", minimum=1, group="model")
     num_key_value_heads: int | None = option(
-        None,
+        default=None,
         help="Number of key/value heads; none means as many as query heads, 1 is multi-query attention.",
         minimum=1,
         group="model",
     )
     head_size: int | None = option(
-        None, help="Width of one head; none means hidden_size / num_attention_heads.", minimum=1, group="model"
+        default=None, help="Width of one head; none means hidden_size / num_attention_heads.", minimum=1, group="model"
     )
-    hidden_act: str = option("gelu", help="Activation of the MLP.", choices=ACTIVATIONS, group="model")
+    hidden_act: str = option(default="gelu", help="Activation of the MLP.", choices=ACTIVATIONS, group="model")
     intermediate_size: int | None = option(
-        None, help="Width inside the MLP; none means 4 × hidden_size.", minimum=1, group="model"
+        default=None, help="Width inside the MLP; none means 4 × hidden_size.", minimum=1, group="model"
     )
-    norm_epsilon: float = option(1e-5, help="Added to the variance in every norm.", minimum=0, group="model")
+    norm_epsilon: float = option(default=1e-5, help="Added to the variance in every norm.", minimum=0, group="model")
     position_embedding_type: str = option(
-        "learned_absolute", help="How positions enter.", choices=POSITION_EMBEDDINGS, group="model"
+        default="learned_absolute", help="How positions enter.", choices=POSITION_EMBEDDINGS, group="model"
     )
-    rotary_base: float = option(10000.0, help="Base of the rotary frequencies.", group="model")
+    rotary_base: float = option(default=10000.0, help="Base of the rotary frequencies.", group="model")
     rotary_pct: float = option(
-        1.0, help="Share of each head's width that is rotated.", minimum=0, maximum=1, group="model"
+        default=1.0, help="Share of each head's width that is rotated.", minimum=0, maximum=1, group="model"
     )
     rotary_scaling: dict[str, Any] | None = option(
-        None,
+        default=None,
         help="Scaling of rotary positions: {'type': 'linear', 'factor': 2.0} or the llama3 form.",
         group="model",
         effect="Lets the model read sequences longer than it was trained on.",
@@ -96,35 +96,39 @@ class ModelConfig(Spec):
     mapping: Mapping = option(factory=Mapping, help="Layout of the ranks.", group="parallelism")
     quantization: QuantConfig = option(factory=QuantConfig, help="Quantization.", group="quantization")
     use_parallel_embedding: bool = option(
-        False,
+        default=False,
         help="Divide the embedding table over the tensor-parallel ranks.",
         group="parallelism",
         effect="Saves the table's memory on each rank; one collective a step.",
     )
     embedding_sharding_dim: int = option(
-        0,
+        default=0,
         help="Dimension along which the table is divided: 0 vocabulary, 1 hidden.",
         choices=(0, 1),
         group="parallelism",
     )
     share_embedding_table: bool = option(
-        False,
+        default=False,
         help="Keep one tensor for the embedding and lm_head, where the source ties them.",
         flags=("--use_embedding_sharing",),
         group="parallelism",
     )
-    norm_type: str = option("layernorm", help="Kind of norm.", choices=("layernorm", "rmsnorm"), group="model")
+    norm_type: str = option(default="layernorm", help="Kind of norm.", choices=("layernorm", "rmsnorm"), group="model")
     gated_mlp: bool = option(
-        False, help="Whether the MLP is proj(act(fc(x)) × gate(x)) rather than proj(act(fc(x))).", group="model"
+        default=False, help="Whether the MLP is proj(act(fc(x)) × gate(x)) rather than proj(act(fc(x))).", group="model"
     )
-    qkv_bias: bool = option(True, help="Whether the q/k/v projections have a bias.", group="model")
-    dense_bias: bool = option(True, help="Whether attention's output projection has a bias.", group="model")
-    mlp_bias: bool = option(True, help="Whether the MLP's layers have a bias.", group="model")
+    qkv_bias: bool = option(default=True, help="Whether the q/k/v projections have a bias.", group="model")
+    dense_bias: bool = option(default=True, help="Whether attention's output projection has a bias.", group="model")
+    mlp_bias: bool = option(default=True, help="Whether the MLP's layers have a bias.", group="model")
     sliding_window: int | None = option(
-        None, help="Tokens that each token sees behind itself; none means all.", minimum=1, unit="tokens", group="model"
+        default=None,
+        help="Tokens that each token sees behind itself; none means all.",
+        minimum=1,
+        unit="tokens",
+        group="model",
     )
     tie_word_embeddings: bool = option(
-        False, help="Whether the source uses one matrix for embedding and lm_head.", group="model"
+        default=False, help="Whether the source uses one matrix for embedding and lm_head.", group="model"
     )
 
     def __post_init__(self) -> None:

@@ -109,7 +109,7 @@ class OptionInfo:
 
 
 def option(
-    default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | None = None, help: str, **meta: Any
+    *, default: Any = dataclasses.MISSING, factory: Callable[[], Any] | None = None, help: str, **meta: Any
 ) -> Any:
     """Declare one field of a `Spec`; the keywords are those of `OptionMeta`.
 
@@ -133,7 +133,7 @@ class Spec:
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        dataclass(frozen=True, kw_only=True)(cls)  # type: ignore[arg-type]
+        dataclass(frozen=True, kw_only=True, repr=False)(cls)  # type: ignore[arg-type]
         _guard_constructor(cls)
 
     def __post_init__(self) -> None:
@@ -145,6 +145,15 @@ class Spec:
                 problems.append((info.name, unfit))
         if problems:
             raise _field_error(type(self).__name__, problems)
+
+    def __repr__(self) -> str:
+        """Return the fields that differ from their defaults, as Python."""
+        shown_fields = []
+        for info in self.options():
+            value = getattr(self, info.name)
+            if info.required or value != info.default:
+                shown_fields.append(f"{info.name}={'…' if info.meta.secret else _source(value)}")
+        return f"{type(self).__name__}({', '.join(shown_fields)})"
 
     @classmethod
     def options(cls) -> list[OptionInfo]:
@@ -181,11 +190,11 @@ class Spec:
             raise SpecError(error.what, where=inner, remedy=error.remedy) from None
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with the named fields changed; what was given before still counts as given."""
-        values = {info.name: getattr(self, info.name) for info in self.options()}
-        copy = type(self)(**{**values, **changes})
-        object.__setattr__(copy, "_given", self._given | frozenset(changes))
-        return copy
+        """Return a copy with the named fields changed.
+
+        Fields that nobody gave are worked out anew: ``Mapping(tp_size=2).replace(tp_size=4)`` has four ranks.
+        """
+        return type(self)(**{**{name: getattr(self, name) for name in self._given}, **changes})
 
     def given(self, name: str) -> bool:
         """Whether the field was named by whoever made the spec, rather than left at its default."""
@@ -246,18 +255,22 @@ def _check_item(meta: OptionMeta, item: Any) -> None:
             raise Unfit(f"must be at most {meta.maximum:g}, not {item}")
 
 
-@functools.cache
+_OPTIONS: dict[type, tuple[OptionInfo, ...]] = {}
+
+
 def _options(cls: type[Spec]) -> tuple[OptionInfo, ...]:
-    hints = typing.get_type_hints(cls)
-    found = []
-    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
-        missing = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        default = item.default
-        if default is dataclasses.MISSING:
-            default = None if missing else item.default_factory()  # type: ignore[misc]
-        meta = item.metadata[_META]
-        found.append(OptionInfo(cls.__name__, item.name, hints[item.name], default, missing, meta))
-    return tuple(found)
+    if cls not in _OPTIONS:
+        hints = typing.get_type_hints(cls)
+        _OPTIONS[cls] = tuple(_option_info(cls, item, hints[item.name]) for item in dataclasses.fields(cls))  # type: ignore[arg-type]
+    return _OPTIONS[cls]
+
+
+def _option_info(cls: type[Spec], item: dataclasses.Field[Any], annotation: Any) -> OptionInfo:
+    default, factory = item.default, item.default_factory
+    required = default is dataclasses.MISSING and factory is dataclasses.MISSING
+    if default is dataclasses.MISSING:
+        default = None if factory is dataclasses.MISSING else factory()
+    return OptionInfo(cls.__name__, item.name, annotation, default, required, item.metadata[_META])
 
 
 def _guard_constructor(cls: type[Spec]) -> None:
@@ -315,3 +328,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return value
+
+
+def _source(value: Any) -> str:
+    return repr(value.value) if isinstance(value, enum.Enum) else repr(value)

@@ -21,7 +21,7 @@ PLUGIN_SYNONYMS = {
 
 def _plugin(default: str, help: str, *flags: str, effect: str | None = None, group: str = "plugins") -> str:
     return option(  # type: ignore[no-any-return]
-        default,
+        default=default,
         help=help,
         choices=PLUGIN_DTYPES,
         synonyms=PLUGIN_SYNONYMS,
@@ -63,27 +63,27 @@ class PluginConfig(Spec):
         "auto", "Collectives between ranks; auto means on when there are several.", "--use_nccl_plugin"
     )
     use_custom_all_reduce: bool = option(
-        False,
+        default=False,
         help="The one-shot low-latency all-reduce kernel instead of NCCL's.",
         group="plugins",
         effect="Quicker for the small messages of decoding.",
     )
     context_fmha: bool = option(
-        True,
+        default=True,
         help="Flash attention in the prompt phase.",
         constants=_old_switch("context_fmha"),
         group="attention",
         effect="Memory of the prompt phase grows with the length rather than its square.",
     )
     context_fmha_fp32_acc: bool = option(
-        False,
+        default=False,
         help="Accumulate flash attention in float32.",
         constants=_old_switch("context_fmha_fp32_acc"),
         group="attention",
         effect="More exact on long prompts, slower.",
     )
     multi_block_mode: str = option(
-        "auto",
+        default="auto",
         help="Split a long K/V sequence over blocks when batch × heads cannot fill the GPU.",
         choices=("auto", "enable", "disable"),
         synonyms={"true": "enable", "on": "enable", "false": "disable", "off": "disable", "none": "auto"},
@@ -93,26 +93,26 @@ class PluginConfig(Spec):
         effect="Quicker decoding of one long sequence.",
     )
     remove_input_padding: bool = option(
-        True,
+        default=True,
         help="Pack the tokens of all prompts without padding.",
         group="attention",
         effect="No work is spent on padding.",
     )
     paged_kv_cache: bool = option(
-        True,
+        default=True,
         help="Keep the K/V cache in blocks that a table names; off means one piece a sequence.",
         group="cache",
         effect="Sequences share the memory as they grow.",
     )
     tokens_per_block: int = option(
-        64,
+        default=64,
         help="Tokens in one block of the paged cache.",
         choices=(8, 16, 32, 64, 128, 256, 512),
         unit="tokens",
         group="cache",
     )
     use_inflight_batching: bool = option(
-        False,
+        default=False,
         help="Let requests join and leave a running batch; turns on attention plugin, packed input and paged cache.",
         group="cache",
     )

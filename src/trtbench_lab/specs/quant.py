@@ -20,8 +20,8 @@ class QuantAlgo(enum.StrEnum):
     INT8 = "INT8"
     W8A8_SQ_PER_TENSOR_PLUGIN = "W8A8_SQ_PER_TENSOR_PLUGIN"
     W8A8_SQ_PER_CHANNEL_PLUGIN = "W8A8_SQ_PER_CHANNEL_PLUGIN"
-    W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN = "W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN"
-    W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN = "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"
+    W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN = "W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN"  # noqa: S105 - a token of text
+    W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN = "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"  # noqa: S105
 
     @property
     def is_smoothquant(self) -> bool:
@@ -55,21 +55,21 @@ class QuantConfig(Spec):
     """The ``quantization`` table of a checkpoint."""
 
     quant_algo: QuantAlgo | None = option(
-        None,
+        default=None,
         help="Algorithm of the linear layers; none keeps the checkpoint's dtype.",
         choices=WEIGHT_ALGOS,
         group="quantization",
         effect="W8A16 halves and W4A16 quarters the bytes a decode step reads, at float16.",
     )
     kv_cache_quant_algo: QuantAlgo | None = option(
-        None,
+        default=None,
         help="Algorithm of the K/V cache; none keeps the compute dtype.",
         choices=KV_CACHE_ALGOS,
         group="quantization",
         effect="Halves the cache at float16.",
     )
     group_size: int | None = option(
-        None,
+        default=None,
         help="Input features that share one scale; none means one scale for each output channel.",
         choices=GROUP_SIZES,
         unit="features",
@@ -77,18 +77,18 @@ class QuantConfig(Spec):
         effect="Smaller groups are nearer to the original and need more scales.",
     )
     smoothquant_val: float = option(
-        0.5,
+        default=0.5,
         help="SmoothQuant's alpha: how much of the activations' difficulty moves into the weights.",
         minimum=0,
         maximum=1,
         group="quantization",
     )
-    has_zero_point: bool = option(False, help="Whether groups carry a zero point (GPTQ).", group="quantization")
+    has_zero_point: bool = option(default=False, help="Whether groups carry a zero point (GPTQ).", group="quantization")
     pre_quant_scale: bool = option(
-        False, help="Whether activations are scaled before the layer (AWQ).", group="quantization"
+        default=False, help="Whether activations are scaled before the layer (AWQ).", group="quantization"
     )
     exclude_modules: tuple[str, ...] | None = option(
-        None,
+        default=None,
         help="Patterns of modules left as they are; none means lm_head only, an empty list quantizes it too.",
         group="quantization",
         effect="The head of a small model is a large part of each step.",

@@ -9,7 +9,7 @@ class SamplingConfig(Spec):
     """Choice of tokens for one request; the defaults are greedy."""
 
     max_new_tokens: int = option(
-        100,
+        default=100,
         help="Most tokens to generate.",
         minimum=1,
         unit="tokens",
@@ -17,60 +17,69 @@ class SamplingConfig(Spec):
         group="length",
     )
     min_length: int = option(
-        0,
+        default=0,
         help="Tokens to generate before the end token is allowed.",
         minimum=0,
         unit="tokens",
         flags=("--min_new_tokens",),
         group="length",
     )
-    end_id: int | None = option(None, help="Token that ends a sequence; none means the tokenizer's.", group="length")
+    end_id: int | None = option(
+        default=None, help="Token that ends a sequence; none means the tokenizer's.", group="length"
+    )
     pad_id: int | None = option(
-        None, help="Token that fills a finished row; none means the tokenizer's.", group="length"
+        default=None, help="Token that fills a finished row; none means the tokenizer's.", group="length"
     )
     temperature: float = option(
-        1.0,
+        default=1.0,
         help="Divides the logits; 0 means greedy.",
         minimum=0,
         group="sampling",
         effect="Below 1 more certain, above 1 more varied.",
     )
     top_k: int = option(
-        1, help="Choose among this many most likely tokens; 1 is greedy, 0 means all.", minimum=0, group="sampling"
+        default=1,
+        help="Choose among this many most likely tokens; 1 is greedy, 0 means all.",
+        minimum=0,
+        group="sampling",
     )
     top_p: float = option(
-        0.0,
+        default=0.0,
         help="Choose among the most likely tokens that reach this probability together; 0 means off.",
         minimum=0,
         maximum=1,
         group="sampling",
     )
-    random_seed: int = option(0, help="Seed of the random choice.", minimum=0, flags=("--seed",), group="sampling")
+    random_seed: int = option(
+        default=0, help="Seed of the random choice.", minimum=0, flags=("--seed",), group="sampling"
+    )
     num_beams: int = option(
-        1, help="Beams of beam search; 1 means none.", minimum=1, flags=("--beam_width",), group="beams"
+        default=1, help="Beams of beam search; 1 means none.", minimum=1, flags=("--beam_width",), group="beams"
     )
     length_penalty: float = option(
-        1.0, help="Exponent of the length by which a beam's score is divided.", group="beams"
+        default=1.0, help="Exponent of the length by which a beam's score is divided.", group="beams"
     )
-    early_stopping: bool = option(True, help="End beam search as soon as enough beams have ended.", group="beams")
+    early_stopping: bool = option(
+        default=True, help="End beam search as soon as enough beams have ended.", group="beams"
+    )
     repetition_penalty: float = option(
-        1.0, help="Divides the logits of tokens seen before (multiplies negative ones).", group="penalties"
+        default=1.0, help="Divides the logits of tokens seen before (multiplies negative ones).", group="penalties"
     )
     presence_penalty: float = option(
-        0.0, help="Subtracted once from the logits of tokens seen before.", group="penalties"
+        default=0.0, help="Subtracted once from the logits of tokens seen before.", group="penalties"
     )
     frequency_penalty: float = option(
-        0.0, help="Subtracted from a token's logit as often as it was generated.", group="penalties"
+        default=0.0, help="Subtracted from a token's logit as often as it was generated.", group="penalties"
     )
     stop_words: tuple[tuple[int, ...], ...] = option(
-        (), help="Token sequences that end generation.", command_line=False, group="length"
+        default=(), help="Token sequences that end generation.", command_line=False, group="length"
     )
     bad_words: tuple[tuple[int, ...], ...] = option(
-        (), help="Token sequences that are never generated.", command_line=False, group="sampling"
+        default=(), help="Token sequences that are never generated.", command_line=False, group="sampling"
     )
-    output_log_probs: bool = option(False, help="Return each token's log-probability.", group="output")
+    output_log_probs: bool = option(default=False, help="Return each token's log-probability.", group="output")
     output_logits: bool = option(
-        False,
+        default=False,
         help="Return the logits of every generated token.",
         flags=("--output_generation_logits",),
         group="output",

@@ -16,11 +16,15 @@ class BenchSpec(Spec):
 
     engine_dir: str = engine_dir_option()
     bench: BenchConfig = option(factory=BenchConfig, help="What is measured.", group="benchmark")
-    test_hf: bool = option(False, help="Measure Hugging Face too, in turn with the engine.", group="hugging face")
+    test_hf: bool = option(
+        default=False, help="Measure Hugging Face too, in turn with the engine.", group="hugging face"
+    )
     hf_model_dir: str | None = hf_model_dir_option()
     hf_dtype: str = hf_dtype_option()
-    csv: bool = option(False, help="Print the configurations as CSV.", group="output")
-    output_csv: str | None = option(None, help="File for the table of configurations.", metavar="FILE", group="output")
+    csv: bool = option(default=False, help="Print the configurations as CSV.", group="output")
+    output_csv: str | None = option(
+        default=None, help="File for the table of configurations.", metavar="FILE", group="output"
+    )
     trust_remote_code: bool = trust_remote_code_option()
     name: str | None = name_option()
 
@@ -36,7 +40,7 @@ class HistorySpec(Spec):
     """List, show, compare and export the results kept so far."""
 
     ids: tuple[int, ...] = option(
-        (),
+        default=(),
         help="Results to show; none means the latest of all.",
         parse=_ids,
         render=lambda value: ",".join(str(number) for number in value),
@@ -46,20 +50,20 @@ class HistorySpec(Spec):
         minimum=1,
         group="history",
     )
-    kind: str | None = option(None, help="Only results of this verb.", choices=RESULT_KINDS, group="history")
+    kind: str | None = option(default=None, help="Only results of this verb.", choices=RESULT_KINDS, group="history")
     backend: str | None = option(
-        None, help="Only results of this backend.", choices=(*BACKENDS[1:], "huggingface"), group="history"
+        default=None, help="Only results of this backend.", choices=(*BACKENDS[1:], "huggingface"), group="history"
     )
     result_name: str | None = option(
-        None, help="Only results kept under this name.", flags=("--name",), group="history"
+        default=None, help="Only results kept under this name.", flags=("--name",), group="history"
     )
-    last: int = option(20, help="Most results shown.", minimum=1, flags=("-n", "--limit"), group="history")
-    compare: bool = option(False, help="Show the results named side by side, with ratios.", group="history")
+    last: int = option(default=20, help="Most results shown.", minimum=1, flags=("-n", "--limit"), group="history")
+    compare: bool = option(default=False, help="Show the results named side by side, with ratios.", group="history")
     export: str | None = option(
-        None, help="File to export to; .csv or .parquet.", metavar="FILE", flags=("--to",), group="output"
+        default=None, help="File to export to; .csv or .parquet.", metavar="FILE", flags=("--to",), group="output"
     )
     database: str | None = option(
-        None, help="Database file; none means the one in this project's cache.", metavar="FILE", group="history"
+        default=None, help="Database file; none means the one in this project's cache.", metavar="FILE", group="history"
     )
 
 
@@ -67,5 +71,5 @@ class DoctorSpec(Spec):
     """Look over this machine: packages, GPU, backends, and what each of them can do here."""
 
     backend: str | None = option(
-        None, help="Only this backend; none means all.", choices=BACKENDS[1:], positional=0, group="doctor"
+        default=None, help="Only this backend; none means all.", choices=BACKENDS[1:], positional=0, group="doctor"
     )

@@ -22,7 +22,7 @@ class BuildSpec(Spec):
     )
     build_config: BuildConfig = option(factory=BuildConfig, help="Limits and options of the build.", group="build")
     world_size: int | None = option(
-        None,
+        default=None,
         help="Number of ranks expected; a checkpoint with another number is refused.",
         minimum=1,
         group="engine",

@@ -51,7 +51,7 @@ class DownloadSpec(Spec):
         group="model",
     )
     files: tuple[str, ...] = option(
-        (),
+        default=(),
         help="Files wanted; none means what a conversion needs.",
         positional=1,
         repeat="words",
@@ -59,33 +59,39 @@ class DownloadSpec(Spec):
         group="model",
     )
     revision: str | None = option(
-        None, help="Branch, tag or commit; none means the main branch. The commit is recorded.", group="model"
+        default=None, help="Branch, tag or commit; none means the main branch. The commit is recorded.", group="model"
     )
     local_dir: str | None = option(
-        None,
+        default=None,
         help="Folder to fill; none means a folder of this project's cache.",
         flags=("--output_dir",),
         metavar="DIR",
         group="output",
     )
     include: tuple[str, ...] = option(
-        (), help="Patterns of files to fetch.", repeat="words", metavar="PATTERN", group="model"
+        default=(), help="Patterns of files to fetch.", repeat="words", metavar="PATTERN", group="model"
     )
     exclude: tuple[str, ...] = option(
-        (), help="Patterns of files to leave out.", repeat="words", metavar="PATTERN", group="model"
+        default=(), help="Patterns of files to leave out.", repeat="words", metavar="PATTERN", group="model"
     )
     mirror: str | None = option(
-        None,
+        default=None,
         help="Address of a mirror of the hub; none means $HF_ENDPOINT or the hub itself.",
         flags=("--endpoint", "--hf_endpoint"),
         metavar="URL",
         group="hub",
     )
     token: str | None = option(
-        None, help="Access token of a gated model; none means $HF_TOKEN.", secret=True, metavar="TOKEN", group="hub"
+        default=None,
+        help="Access token of a gated model; none means $HF_TOKEN.",
+        secret=True,
+        metavar="TOKEN",
+        group="hub",
     )
-    max_workers: int = option(8, help="Files fetched at the same time.", minimum=1, group="hub")
-    force: bool = option(False, help="Fetch again what is already there.", flags=("--force_download",), group="output")
+    max_workers: int = option(default=8, help="Files fetched at the same time.", minimum=1, group="hub")
+    force: bool = option(
+        default=False, help="Fetch again what is already there.", flags=("--force_download",), group="output"
+    )
     name: str | None = name_option()
 
 
@@ -98,7 +104,7 @@ class ConvertSpec(Spec):
     )
     dtype: str = dtype_option()
     family: str | None = option(
-        None,
+        default=None,
         help="Family of the model; none means the one its config.json names.",
         flags=("--model", "--model_type"),
         metavar="FAMILY",
@@ -106,23 +112,23 @@ class ConvertSpec(Spec):
     )
     mapping: Mapping = option(factory=Mapping, help="Layout of the ranks.", group="parallelism")
     use_parallel_embedding: bool = option(
-        False, help="Divide the embedding table over the tensor-parallel ranks.", group="parallelism"
+        default=False, help="Divide the embedding table over the tensor-parallel ranks.", group="parallelism"
     )
     embedding_sharding_dim: int = option(
-        0,
+        default=0,
         help="Dimension along which the table is divided: 0 vocabulary, 1 hidden.",
         choices=(0, 1),
         group="parallelism",
     )
     share_embedding_table: bool = option(
-        False,
+        default=False,
         help="Keep one tensor for the embedding and lm_head, where the source ties them.",
         flags=("--use_embedding_sharing",),
         group="parallelism",
     )
-    use_weight_only: bool = option(False, help="Quantize the weights on the way.", group="quantization")
+    use_weight_only: bool = option(default=False, help="Quantize the weights on the way.", group="quantization")
     weight_only_precision: str = option(
-        "int8",
+        default="int8",
         help="Width of the weights with --use_weight_only.",
         choices=("int8", "int4"),
         later={
@@ -137,12 +143,12 @@ class ConvertSpec(Spec):
     exclude_modules: tuple[str, ...] | None = exclude_modules_option()
     quantize_lm_head: bool = quantize_lm_head_option()
     rotary_base: float | None = option(
-        None,
+        default=None,
         help="Base of the rotary frequencies; none means the source's own (10000 where it has none).",
         group="model",
     )
     rotary_scaling: dict[str, Any] | None = option(
-        None,
+        default=None,
         help="Scaling of rotary positions: a type, linear or dynamic, and a factor above 1.",
         parse=_rotary_scaling,
         render=lambda value: f"{value.get('rope_type') or value.get('type')} {value.get('factor')}",
@@ -150,7 +156,7 @@ class ConvertSpec(Spec):
         group="model",
     )
     format: str = option(
-        "trtllm",
+        default="trtllm",
         help="Layout of the checkpoint.",
         choices=("trtllm",),
         later={
@@ -163,7 +169,7 @@ class ConvertSpec(Spec):
     )
     workers: int = workers_option()
     dry_run: bool = option(
-        False,
+        default=False,
         help="Only show which tensor would go to which rank, and how many bytes; write nothing.",
         flags=("--plan",),
         group="output",
@@ -187,7 +193,7 @@ class QuantizeSpec(Spec):
         "-o", help="Folder of the checkpoint; none means one in this project's cache."
     )
     qformat: str = option(
-        "int8_wo",
+        default="int8_wo",
         help="Format: int8_wo and int4_wo quantize weights only, full_prec nothing.",
         choices=tuple(QFORMAT_ALGOS),
         synonyms={"int8": "int8_wo", "int4": "int4_wo", "w8a16": "int8_wo", "w4a16": "int4_wo"},
@@ -206,10 +212,10 @@ class QuantizeSpec(Spec):
     dtype: str = dtype_option()
     mapping: Mapping = option(factory=Mapping, help="Layout of the ranks.", group="parallelism")
     use_parallel_embedding: bool = option(
-        False, help="Divide the embedding table over the tensor-parallel ranks.", group="parallelism"
+        default=False, help="Divide the embedding table over the tensor-parallel ranks.", group="parallelism"
     )
     embedding_sharding_dim: int = option(
-        0,
+        default=0,
         help="Dimension along which the table is divided: 0 vocabulary, 1 hidden.",
         choices=(0, 1),
         group="parallelism",

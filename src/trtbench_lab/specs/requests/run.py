@@ -19,7 +19,7 @@ SPLITS = ("test", "validation", "train")
 
 def _prompts() -> tuple[str, ...]:
     return option(  # type: ignore[no-any-return]
-        (DEFAULT_PROMPT,),
+        default=(DEFAULT_PROMPT,),
         help="Prompts, each a text of its own.",
         nonempty=True,
         repeat="words",
@@ -32,7 +32,7 @@ def _prompts() -> tuple[str, ...]:
 
 def _input_file() -> str | None:
     return option(  # type: ignore[no-any-return]
-        None,
+        default=None,
         help="File of prompts: .txt with one a line, .csv or .npy with token ids. Takes the place of the text.",
         flags=("--input_tokens",),
         metavar="FILE",
@@ -41,12 +41,12 @@ def _input_file() -> str | None:
 
 
 def _max_input_length(default: int | None, help: str) -> int | None:
-    return option(default, help=help, minimum=1, unit="tokens", flags=("--max_input_len",), group="input")  # type: ignore[no-any-return]
+    return option(default=default, help=help, minimum=1, unit="tokens", flags=("--max_input_len",), group="input")  # type: ignore[no-any-return]
 
 
 def _truncation() -> str:
     return option(  # type: ignore[no-any-return]
-        "error",
+        default="error",
         help="A prompt longer than the engine takes: error, or cut off its left or right end.",
         choices=("error", "left", "right"),
         flags=("--truncate",),
@@ -57,12 +57,12 @@ def _truncation() -> str:
 
 def _add_special_tokens() -> bool:
     return option(  # type: ignore[no-any-return]
-        True, help="Let the tokenizer add its special tokens to the prompt.", group="input"
+        default=True, help="Let the tokenizer add its special tokens to the prompt.", group="input"
     )
 
 
 def _words(help: str) -> tuple[str, ...]:
-    return option((), help=help, repeat="words", metavar="WORD", group="sampling")  # type: ignore[no-any-return]
+    return option(default=(), help=help, repeat="words", metavar="WORD", group="sampling")  # type: ignore[no-any-return]
 
 
 class RunSpec(Spec):
@@ -78,16 +78,18 @@ class RunSpec(Spec):
     sampling: SamplingConfig = option(factory=SamplingConfig, help="Choice of tokens.", group="sampling")
     stop_words: tuple[str, ...] = _words("Texts that end generation.")
     bad_words: tuple[str, ...] = _words("Texts that are never generated.")
-    streaming: bool = option(False, help="Show the text as it comes.", flags=("--stream",), group="output")
+    streaming: bool = option(default=False, help="Show the text as it comes.", flags=("--stream",), group="output")
     streaming_interval: int = option(
-        1, help="Tokens between two updates of the text.", minimum=1, unit="tokens", group="output"
+        default=1, help="Tokens between two updates of the text.", minimum=1, unit="tokens", group="output"
     )
-    output_csv: str | None = option(None, help="File for the token ids, as CSV.", metavar="FILE", group="output")
+    output_csv: str | None = option(
+        default=None, help="File for the token ids, as CSV.", metavar="FILE", group="output"
+    )
     output_npy: str | None = option(
-        None, help="File for the token ids, as NumPy array.", metavar="FILE", group="output"
+        default=None, help="File for the token ids, as NumPy array.", metavar="FILE", group="output"
     )
     output_logits_npy: str | None = option(
-        None, help="File for the logits of the generated tokens.", metavar="FILE", group="output"
+        default=None, help="File for the logits of the generated tokens.", metavar="FILE", group="output"
     )
     name: str | None = name_option()
 
@@ -105,8 +107,10 @@ class CompareSpec(Spec):
     truncation: str = _truncation()
     add_special_tokens: bool = _add_special_tokens()
     sampling: SamplingConfig = option(factory=SamplingConfig, help="Choice of tokens.", group="sampling")
-    num_runs: int = option(1, help="Timed repetitions of each side; the median counts.", minimum=1, group="comparison")
-    warm_up: int = option(1, help="Repetitions before timing begins.", minimum=0, group="comparison")
+    num_runs: int = option(
+        default=1, help="Timed repetitions of each side; the median counts.", minimum=1, group="comparison"
+    )
+    warm_up: int = option(default=1, help="Repetitions before timing begins.", minimum=0, group="comparison")
     trust_remote_code: bool = trust_remote_code_option()
     name: str | None = name_option()
 
@@ -120,28 +124,30 @@ class SummarizeSpec(Spec):
 
     engine_dir: str | None = engine_dir_option(required=False)
     hf_model_dir: str | None = hf_model_dir_option()
-    test_trt_llm: bool = option(True, help="Score the engine.", flags=("--test_engine",), group="comparison")
-    test_hf: bool = option(False, help="Score Hugging Face too.", group="comparison")
+    test_trt_llm: bool = option(default=True, help="Score the engine.", flags=("--test_engine",), group="comparison")
+    test_hf: bool = option(default=False, help="Score Hugging Face too.", group="comparison")
     hf_dtype: str = hf_dtype_option()
     tokenizer_dir: str | None = tokenizer_dir_option()
     dataset_dir: str | None = option(
-        None,
-        help="File or folder of articles in the cnn_dailymail schema (JSON lines, CSV or Parquet); none means the demo corpus.",
+        default=None,
+        help="File or folder of articles in the cnn_dailymail schema; none means the demo corpus.",
         flags=("--dataset", "--dataset_path"),
         metavar="PATH",
         group="input",
     )
-    split: str = option("test", help="Part of the dataset.", choices=SPLITS, group="input")
-    max_ite: int = option(20, help="Batches of articles to score.", minimum=1, flags=("--max_items",), group="input")
-    batch_size: int = option(1, help="Articles at a time.", minimum=1, unit="articles", group="input")
+    split: str = option(default="test", help="Part of the dataset.", choices=SPLITS, group="input")
+    max_ite: int = option(
+        default=20, help="Batches of articles to score.", minimum=1, flags=("--max_items",), group="input"
+    )
+    batch_size: int = option(default=1, help="Articles at a time.", minimum=1, unit="articles", group="input")
     max_input_length: int = _max_input_length(923, "Tokens of the article that are kept.")  # type: ignore[assignment]
     append_text: str = option(
-        " TL;DR: ", help="Text that follows the article in the prompt.", metavar="TEXT", group="input"
+        default=" TL;DR: ", help="Text that follows the article in the prompt.", metavar="TEXT", group="input"
     )
     add_special_tokens: bool = _add_special_tokens()
     sampling: SamplingConfig = option(factory=SamplingConfig, help="Choice of tokens.", group="sampling")
     rouge_types: tuple[str, ...] = option(
-        ("rouge1", "rouge2", "rougeL", "rougeLsum"),
+        default=("rouge1", "rouge2", "rougeL", "rougeLsum"),
         help="Scores to compute.",
         choices=("rouge1", "rouge2", "rougeL", "rougeLsum"),
         parse=_rouge_types,
@@ -149,15 +155,20 @@ class SummarizeSpec(Spec):
         render=",".join,
         group="scoring",
     )
-    check_accuracy: bool = option(False, help="Fail when the engine's rouge1 is below the threshold.", group="scoring")
+    check_accuracy: bool = option(
+        default=False, help="Fail when the engine's rouge1 is below the threshold.", group="scoring"
+    )
     tensorrt_llm_rouge1_threshold: float = option(
-        14.0, help="Least rouge1 with --check_accuracy.", minimum=0, maximum=100, group="scoring"
+        default=14.0, help="Least rouge1 with --check_accuracy.", minimum=0, maximum=100, group="scoring"
     )
     bootstrap_samples: int = option(
-        1000, help="Resamples behind the interval of each score; 0 means no interval.", minimum=0, group="scoring"
+        default=1000,
+        help="Resamples behind the interval of each score; 0 means no interval.",
+        minimum=0,
+        group="scoring",
     )
     output_dir: str | None = option(
-        None,
+        default=None,
         help="Folder for the summaries as text; none means they stay in the result.",
         metavar="DIR",
         group="output",

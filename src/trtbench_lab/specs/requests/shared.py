@@ -13,26 +13,26 @@ DEMO_HELP = "'demo', 'demo:gpt2' and 'demo:llama' name the models that ship with
 
 def engine_dir_option(required: bool = True) -> Any:
     """The engine that a request runs."""
-    words = {
+    words: dict[str, Any] = {
         "help": "Folder of the engine.",
         "flags": ("--engine",),
         "metavar": "DIR",
         "positional": 0,
         "group": "engine",
     }
-    return option(**words) if required else option(None, **words)
+    return option(**words) if required else option(default=None, **words)
 
 
 def hf_model_dir_option(
     help: str = "Folder of the Hugging Face model; none means the one the engine came from.",
 ) -> Any:
     """The Hugging Face side of a comparison."""
-    return option(None, help=help, flags=("--model_dir", "--hf_model"), metavar="DIR", group="hugging face")
+    return option(default=None, help=help, flags=("--model_dir", "--hf_model"), metavar="DIR", group="hugging face")
 
 
 def tokenizer_dir_option() -> Any:
     return option(
-        None,
+        default=None,
         help="Folder of the tokenizer; none means the one that came with the model.",
         flags=("--tokenizer",),
         metavar="DIR",
@@ -41,11 +41,15 @@ def tokenizer_dir_option() -> Any:
 
 
 def name_option() -> Any:
-    return option(None, help="Name under which the result is kept and found again.", metavar="NAME", group="result")
+    return option(
+        default=None, help="Name under which the result is kept and found again.", metavar="NAME", group="result"
+    )
 
 
 def overwrite_option() -> Any:
-    return option(False, help="Replace the output folder as a whole if it exists.", flags=("--force",), group="output")
+    return option(
+        default=False, help="Replace the output folder as a whole if it exists.", flags=("--force",), group="output"
+    )
 
 
 def source_option() -> Any:
@@ -60,12 +64,12 @@ def source_option() -> Any:
 
 
 def output_dir_option(*flags: str, help: str) -> Any:
-    return option(None, help=help, flags=("--out_dir", *flags), metavar="DIR", positional=1, group="output")
+    return option(default=None, help=help, flags=("--out_dir", *flags), metavar="DIR", positional=1, group="output")
 
 
 def dtype_option() -> Any:
     return option(
-        "auto",
+        default="auto",
         help="Data type of the weights; auto is the source's own, and float16 for a float32 source.",
         choices=("auto", *DTYPES),
         synonyms=DTYPE_SYNONYMS,
@@ -76,7 +80,7 @@ def dtype_option() -> Any:
 
 def hf_dtype_option() -> Any:
     return option(
-        "auto",
+        default="auto",
         help="Data type of the Hugging Face model; auto is the engine's compute type.",
         choices=("auto", *DTYPES),
         synonyms=DTYPE_SYNONYMS,
@@ -86,14 +90,14 @@ def hf_dtype_option() -> Any:
 
 
 def trust_remote_code_option() -> Any:
-    return option(False, help="Let code inside the model folder run.", group="model")
+    return option(default=False, help="Let code inside the model folder run.", group="model")
 
 
 def group_size_option() -> Any:
     from ..quant import GROUP_SIZES
 
     return option(
-        None,
+        default=None,
         help="Input features that share one scale; none means one scale for each output channel.",
         choices=GROUP_SIZES,
         unit="features",
@@ -104,7 +108,7 @@ def group_size_option() -> Any:
 
 def exclude_modules_option() -> Any:
     return option(
-        None,
+        default=None,
         help="Patterns of modules left as they are; none means lm_head only.",
         repeat="words",
         metavar="PATTERN",
@@ -114,7 +118,7 @@ def exclude_modules_option() -> Any:
 
 def quantize_lm_head_option() -> Any:
     return option(
-        False,
+        default=False,
         help="Quantize lm_head too.",
         group="quantization",
         effect="The head of a small model is a large part of each step.",
@@ -123,7 +127,7 @@ def quantize_lm_head_option() -> Any:
 
 def workers_option() -> Any:
     return option(
-        1,
+        default=1,
         help="Ranks written at the same time; 1 needs the least memory.",
         minimum=1,
         flags=("--processes", "-p"),

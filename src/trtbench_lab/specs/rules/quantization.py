@@ -1,0 +1,158 @@
+"""What each quantization needs of the shapes, of its own fields and of the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..conflicts import Conflict, Gpu, rule
+from ..mapping import Mapping
+from ..model import ModelConfig
+from ..quant import GROUP_SIZES, QuantAlgo, QuantConfig
+
+_FP8_FROM = (8, 9)  # Ada Lovelace; Hopper is 9.0
+_BFLOAT16_FROM = (8, 0)  # Ampere
+
+
+@rule(QuantConfig)
+def scales_fit_algorithm(quant: QuantConfig) -> Iterator[Conflict]:
+    algo = quant.quant_algo
+    if quant.has_zero_point and algo is not QuantAlgo.W4A16_GPTQ:
+        yield Conflict(
+            ("QuantConfig.has_zero_point", "QuantConfig.quant_algo"),
+            f"has_zero_point belongs to W4A16_GPTQ, and quant_algo is {_named(algo)}.",
+            "Leave has_zero_point off.",
+            {"QuantConfig.has_zero_point": False},
+        )
+    if quant.pre_quant_scale and algo not in (QuantAlgo.W4A16_AWQ, QuantAlgo.W4A8_AWQ):
+        yield Conflict(
+            ("QuantConfig.pre_quant_scale", "QuantConfig.quant_algo"),
+            f"pre_quant_scale belongs to AWQ, and quant_algo is {_named(algo)}.",
+            "Leave pre_quant_scale off.",
+            {"QuantConfig.pre_quant_scale": False},
+        )
+    if quant.group_size is not None and algo is not None and not (algo.is_weight_only or algo.is_groupwise):
+        yield Conflict(
+            ("QuantConfig.group_size", "QuantConfig.quant_algo"),
+            f"group_size {quant.group_size} belongs to weight-only quantization, AWQ and GPTQ, and quant_algo is "
+            f"{_named(algo)}.",
+            "Leave group_size out.",
+            {"QuantConfig.group_size": None},
+        )
+
+
+def _named(algo: QuantAlgo | None) -> str:
+    return "none" if algo is None else algo.value
+
+
+def _row_widths(model: ModelConfig, tp_size: int) -> dict[str, int]:
+    """Input features of each kind of linear layer on one rank."""
+    return {
+        "attention.qkv and mlp.fc": model.hidden_size,
+        "attention.dense": model.attention_width // tp_size,
+        "mlp.proj": model.mlp_width // tp_size,
+    }
+
+
+@rule(ModelConfig, QuantConfig, Mapping)
+def groups_divide_rows(model: ModelConfig, quant: QuantConfig, mapping: Mapping) -> Iterator[Conflict]:
+    group_size = quant.group_size
+    if quant.quant_algo is None or group_size is None:
+        return
+    widths = _row_widths(model, mapping.tp_size)
+    bad = [f"{name} has {width}" for name, width in widths.items() if width % group_size]
+    if bad:
+        fitting = [size for size in GROUP_SIZES if not any(width % size for width in widths.values())]
+        best = max((size for size in fitting if size < group_size), default=None)
+        remedy = f"Set group_size to {best}." if best else "Leave group_size out: one scale for each output channel."
+        yield Conflict(
+            ("QuantConfig.group_size", "ModelConfig.hidden_size", "Mapping.tp_size"),
+            f"The input features of each layer on a rank must divide into groups of {group_size}: {', '.join(bad)}.",
+            remedy,
+            None if quant.quant_algo.is_groupwise and best is None else {"QuantConfig.group_size": best},
+        )
+
+
+@rule(ModelConfig, QuantConfig, Mapping)
+def packed_rows_are_even(model: ModelConfig, quant: QuantConfig, mapping: Mapping) -> Iterator[Conflict]:
+    if quant.quant_algo is None or quant.quant_algo.weight_bits != 4 or quant.group_size is not None:
+        return
+    odd = [f"{name} has {width}" for name, width in _row_widths(model, mapping.tp_size).items() if width % 2]
+    if odd:
+        yield Conflict(
+            ("QuantConfig.quant_algo", "ModelConfig.hidden_size"),
+            f"INT4 packs two input features into one byte, and their number is odd: {', '.join(odd)}.",
+            "Use W8A16.",
+            {"QuantConfig.quant_algo": QuantAlgo.W8A16},
+        )
+
+
+@rule(QuantConfig, Gpu)
+def fp8_needs_gpu(quant: QuantConfig, gpu: Gpu) -> Iterator[Conflict]:
+    if gpu.compute_capability >= _FP8_FROM:
+        return
+    missing = f"FP8 needs compute capability 8.9 (Ada, Hopper or newer), and {gpu.name} has {gpu.architecture}."
+    if quant.quant_algo in (QuantAlgo.FP8, QuantAlgo.W4A8_AWQ):
+        yield Conflict(
+            ("QuantConfig.quant_algo",),
+            missing,
+            "The nearest that this GPU runs is W8A16.",
+            {"QuantConfig.quant_algo": QuantAlgo.W8A16, "QuantConfig.group_size": None},
+        )
+    if quant.kv_cache_quant_algo is QuantAlgo.FP8:
+        yield Conflict(
+            ("QuantConfig.kv_cache_quant_algo",),
+            f"{missing} That is also true of an FP8 K/V cache.",
+            "The nearest that this GPU runs is an INT8 K/V cache.",
+            {"QuantConfig.kv_cache_quant_algo": QuantAlgo.INT8},
+        )
+
+
+@rule(ModelConfig, Gpu)
+def bfloat16_needs_gpu(model: ModelConfig, gpu: Gpu) -> Iterator[Conflict]:
+    if model.dtype == "bfloat16" and gpu.compute_capability < _BFLOAT16_FROM:
+        yield Conflict(
+            ("ModelConfig.dtype",),
+            f"bfloat16 needs compute capability 8.0 (Ampere or newer), and {gpu.name} has {gpu.architecture}.",
+            "Convert to float16.",
+            {"ModelConfig.dtype": "float16"},
+        )
+
+
+@rule(ModelConfig)
+def rotary_scaling_is_whole(model: ModelConfig) -> Iterator[Conflict]:
+    scaling = model.rotary_scaling
+    if scaling is None:
+        return
+    kind, factor = model.rotary_scaling_type, scaling.get("factor")
+    off = {"ModelConfig.rotary_scaling": None}
+    if kind in (None, "default"):
+        return
+    if not model.uses_rope:
+        yield Conflict(
+            ("ModelConfig.rotary_scaling", "ModelConfig.position_embedding_type"),
+            f"rotary_scaling belongs to rotary positions, and this model's are {model.position_embedding_type}.",
+            "Leave rotary_scaling out.",
+            off,
+        )
+    if kind not in ("linear", "dynamic", "llama3"):
+        yield Conflict(
+            ("ModelConfig.rotary_scaling",),
+            f"rotary_scaling of type {kind!r} is not available in this version.",
+            "Available: linear, dynamic and llama3.",
+            off,
+        )
+    if not isinstance(factor, int | float) or isinstance(factor, bool) or not factor > 1:
+        yield Conflict(
+            ("ModelConfig.rotary_scaling",),
+            f"The factor of rotary_scaling must be a number above 1, and it is {factor!r}.",
+            "Give a factor above 1, or leave rotary_scaling out.",
+            off,
+        )
+    llama3_keys = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    missing = [key for key in llama3_keys if kind == "llama3" and key not in scaling]
+    if missing:
+        yield Conflict(
+            ("ModelConfig.rotary_scaling",),
+            f"rotary_scaling of type llama3 lacks {', '.join(missing)}.",
+            "Copy rope_scaling from the model's config.json as it is.",
+        )

@@ -1,0 +1,139 @@
+"""Which fields of one request contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..conflicts import Conflict, rule
+from ..mapping import Mapping
+from ..requests import BuildSpec, ConvertSpec, HistorySpec, QuantizeSpec, RunSpec, SummarizeSpec
+
+
+@rule(ConvertSpec, Mapping)
+def convert_shares_embedding(spec: ConvertSpec, mapping: Mapping) -> Iterator[Conflict]:
+    divided = spec.use_parallel_embedding and spec.embedding_sharding_dim == 0
+    if spec.share_embedding_table and mapping.world_size > 1 and not divided:
+        yield Conflict(
+            ("ConvertSpec.share_embedding_table", "ConvertSpec.use_parallel_embedding"),
+            f"On {mapping.world_size} ranks the embedding table can be shared with lm_head only where both are "
+            "divided along the vocabulary.",
+            "Use use_parallel_embedding with embedding_sharding_dim 0, or leave share_embedding_table off.",
+            {"ConvertSpec.use_parallel_embedding": True, "ConvertSpec.embedding_sharding_dim": 0},
+            ({"ConvertSpec.share_embedding_table": False},),
+        )
+
+
+@rule(ConvertSpec)
+def convert_quantizes_or_not(spec: ConvertSpec) -> Iterator[Conflict]:
+    if spec.use_weight_only:
+        return
+    for name in ("weight_only_precision", "group_size", "quantize_lm_head", "exclude_modules"):
+        if spec.given(name) and getattr(spec, name) not in (None, False):
+            yield Conflict(
+                (f"ConvertSpec.{name}", "ConvertSpec.use_weight_only"),
+                f"{name} says how weights are quantized, and use_weight_only is off.",
+                "Add use_weight_only.",
+                {"ConvertSpec.use_weight_only": True},
+                severity="warning",
+            )
+
+
+@rule(ConvertSpec)
+def convert_factor(spec: ConvertSpec) -> Iterator[Conflict]:
+    scaling = spec.rotary_scaling
+    if scaling is None:
+        return
+    factor, kind = scaling.get("factor"), scaling.get("rope_type") or scaling.get("type")
+    if kind not in ("linear", "dynamic", "llama3"):
+        yield Conflict(
+            ("ConvertSpec.rotary_scaling",),
+            f"rotary_scaling cannot be of type {kind!r}.",
+            "Choose linear or dynamic.",
+            {"ConvertSpec.rotary_scaling": None},
+        )
+    if not isinstance(factor, int | float) or isinstance(factor, bool) or not factor > 1:
+        yield Conflict(
+            ("ConvertSpec.rotary_scaling",),
+            f"The factor of rotary_scaling must be above 1, and it is {factor!r}.",
+            "Give a factor above 1, or leave rotary_scaling out.",
+            {"ConvertSpec.rotary_scaling": None},
+        )
+
+
+@rule(QuantizeSpec)
+def quantize_formats(spec: QuantizeSpec) -> Iterator[Conflict]:
+    if spec.qformat == "full_prec" and spec.group_size is not None:
+        yield Conflict(
+            ("QuantizeSpec.qformat", "QuantizeSpec.group_size"),
+            f"group_size {spec.group_size} belongs to quantized weights, and qformat full_prec quantizes nothing.",
+            "Choose qformat int8_wo or int4_wo, or leave group_size out.",
+            {"QuantizeSpec.qformat": "int8_wo"},
+            ({"QuantizeSpec.group_size": None},),
+        )
+
+
+@rule(BuildSpec, Mapping)
+def build_world(spec: BuildSpec, mapping: Mapping) -> Iterator[Conflict]:
+    if spec.world_size is not None and spec.world_size != mapping.world_size:
+        yield Conflict(
+            ("BuildSpec.world_size", "Mapping.world_size"),
+            f"world_size {spec.world_size} was asked for, and the checkpoint was made for {mapping.world_size}.",
+            f"Convert again for {spec.world_size} ranks, or leave world_size out.",
+            {"BuildSpec.world_size": mapping.world_size},
+        )
+
+
+@rule(RunSpec)
+def run_streams_one_beam(spec: RunSpec) -> Iterator[Conflict]:
+    if spec.streaming and spec.sampling.num_beams > 1:
+        yield Conflict(
+            ("RunSpec.streaming", "SamplingConfig.num_beams"),
+            f"With {spec.sampling.num_beams} beams the best text is known only at the end, so it cannot be streamed.",
+            "Leave streaming off, or set num_beams to 1.",
+            {"RunSpec.streaming": False},
+            ({"SamplingConfig.num_beams": 1},),
+        )
+
+
+@rule(SummarizeSpec)
+def summarize_something(spec: SummarizeSpec) -> Iterator[Conflict]:
+    if not spec.test_trt_llm and not spec.test_hf:
+        yield Conflict(
+            ("SummarizeSpec.test_trt_llm", "SummarizeSpec.test_hf"),
+            "Neither the engine (test_trt_llm) nor Hugging Face (test_hf) is to be scored.",
+            "Enable one of them.",
+            {"SummarizeSpec.test_trt_llm": True},
+            ({"SummarizeSpec.test_hf": True},),
+        )
+    if spec.test_trt_llm and spec.engine_dir is None:
+        yield Conflict(
+            ("SummarizeSpec.engine_dir", "SummarizeSpec.test_trt_llm"),
+            "The engine is to be scored, and engine_dir is missing.",
+            "Give engine_dir, or only --test_hf with hf_model_dir.",
+            {"SummarizeSpec.test_trt_llm": False} if spec.test_hf else None,
+        )
+    if spec.test_hf and not spec.hf_model_dir and spec.engine_dir is None:
+        yield Conflict(
+            ("SummarizeSpec.hf_model_dir", "SummarizeSpec.test_hf"),
+            "Hugging Face is to be scored, and neither hf_model_dir nor an engine that names its source is given.",
+            "Give hf_model_dir.",
+        )
+    if spec.check_accuracy and not spec.test_trt_llm:
+        yield Conflict(
+            ("SummarizeSpec.check_accuracy", "SummarizeSpec.test_trt_llm"),
+            "check_accuracy looks at the engine's rouge1, and the engine is not scored.",
+            "Enable test_trt_llm, or leave check_accuracy off.",
+            {"SummarizeSpec.check_accuracy": False},
+            ({"SummarizeSpec.test_trt_llm": True},),
+        )
+
+
+@rule(HistorySpec)
+def history_compares_some(spec: HistorySpec) -> Iterator[Conflict]:
+    if spec.compare and len(spec.ids) == 1:
+        yield Conflict(
+            ("HistorySpec.compare", "HistorySpec.ids"),
+            "A comparison needs two results or more, and one is named.",
+            "Name another result.",
+            {"HistorySpec.compare": False},
+        )
