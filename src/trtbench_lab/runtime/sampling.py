@@ -1,0 +1,226 @@
+"""From logits to the next tokens: penalties, bans, temperature, top-k, top-p, and the draw; each a function of its own.
+
+The order is repetition penalty → bad words → minimum length → temperature → presence and frequency penalties → top-k →
+top-p. Where Hugging Face has the same step, the numbers are the same as its logits processors give; presence and
+frequency penalties, which it has not, are subtracted after the temperature and count prompt and new tokens, as in
+TensorRT-LLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+MINUS_INFINITY = float("-inf")
+# Seeds of torch.Generator are 64-bit; TensorRT-LLM's default seed is 0, so that a run repeats unless asked otherwise.
+DEFAULT_SEED = 0
+
+
+def penalize_repetition(logits: torch.Tensor, counts: torch.Tensor, penalty: float) -> torch.Tensor:
+    """Divide the positive logits of tokens that occurred by `penalty`, multiply the negative ones.
+
+    Parameters
+    ----------
+    logits
+        (B, V).
+    counts
+        (B, V), how often each token occurred in prompt and output.
+    """
+    return torch.where(counts > 0, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def penalize_presence_and_frequency(
+    logits: torch.Tensor, counts: torch.Tensor, presence: float, frequency: float
+) -> torch.Tensor:
+    """Subtract `presence` from tokens that occurred, and `frequency` for each time they did."""
+    return logits - presence * (counts > 0) - frequency * counts
+
+
+def keep_top_k(logits: torch.Tensor, top_k: int) -> torch.Tensor:
+    """Keep each row's `top_k` largest logits (and those equal to the smallest of them), the rest to −infinity."""
+    if top_k >= logits.shape[-1]:
+        return logits
+    smallest_kept = logits.topk(top_k, dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < smallest_kept, MINUS_INFINITY)
+
+
+def keep_top_p(logits: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Keep the smallest set of most likely tokens whose probability reaches `top_p`; at least one token a row."""
+    ascending, order = logits.sort(dim=-1)
+    cumulative = ascending.softmax(dim=-1).cumsum(dim=-1)
+    dropped = cumulative <= 1 - top_p
+    dropped[:, -1] = False
+    return logits.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), MINUS_INFINITY)
+
+
+def ban_tokens(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
+    """Set the logits of `tokens` to −infinity in every row."""
+    banned = logits.clone()
+    banned[:, list(tokens)] = MINUS_INFINITY
+    return banned
+
+
+def ban_words(
+    logits: torch.Tensor, sequences: Sequence[Sequence[int]], words: Sequence[Sequence[Sequence[int]]]
+) -> torch.Tensor:
+    """Set the last token of each banned word to −infinity in the rows that end with all of the word before it.
+
+    Parameters
+    ----------
+    logits
+        (B, V).
+    sequences
+        Per row, prompt and new tokens so far.
+    words
+        Per row, the banned words as token ids.
+    """
+    banned = logits.clone()
+    for row, (sequence, row_words) in enumerate(zip(sequences, words, strict=True)):
+        for word in row_words:
+            start = len(word) - 1
+            if start == 0 or (start <= len(sequence) and list(sequence[-start:]) == list(word[:-1])):
+                banned[row, word[-1]] = MINUS_INFINITY
+    return banned
+
+
+def count_tokens(sequences: Sequence[Sequence[int]], vocab_size: int, device: torch.device) -> torch.Tensor:
+    """Return how often each token occurs in each sequence: (B, V) int32."""
+    counts = torch.zeros(len(sequences), vocab_size, dtype=torch.int32)
+    for row, sequence in enumerate(sequences):
+        counts[row] = torch.bincount(torch.tensor(sequence), minlength=vocab_size)
+    return counts.to(device)
+
+
+@dataclass(frozen=True)
+class SamplingRules:
+    """How tokens are chosen, every default settled; made by `request.settle`.
+
+    Attributes
+    ----------
+    greedy
+        Take the largest processed logit; no draw, no top-k, no top-p.
+    temperature, top_k, top_p
+        ``top_k`` 0 and ``top_p`` 1.0 mean: all tokens.
+    repetition_penalty, presence_penalty, frequency_penalty
+        1.0, 0.0 and 0.0 are neutral.
+    min_new_tokens
+        Steps in which no end token may be chosen.
+    end_ids
+        Tokens that end a row.
+    bad_words
+        Per row, token sequences that must not appear.
+    seeds
+        One seed a row.
+    """
+
+    greedy: bool = True
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    min_new_tokens: int = 0
+    end_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    seeds: tuple[int, ...] = field(default=(DEFAULT_SEED,))
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether a penalty needs to know which tokens occurred."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether a greedy choice could differ from the largest raw logit."""
+        return self.counts_tokens or bool(self.end_ids and self.min_new_tokens) or any(self.bad_words)
+
+
+class LogitsPipeline:
+    """Applies the rules to a batch's logits, keeping what the penalties must remember from step to step.
+
+    Parameters
+    ----------
+    rules
+        What to apply.
+    prompts
+        Token ids of each row.
+    vocab_size
+        Columns of the logits.
+    device
+        Where the logits live.
+    """
+
+    def __init__(
+        self, rules: SamplingRules, prompts: Sequence[Sequence[int]], vocab_size: int, device: torch.device
+    ) -> None:
+        self.rules = rules
+        self.new_tokens = 0
+        self._bad_words = rules.bad_words if any(rules.bad_words) else ()
+        self._sequences = [list(prompt) for prompt in prompts] if self._bad_words else []
+        self._counts = count_tokens(prompts, vocab_size, device) if rules.counts_tokens else None
+
+    def process(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, V) after penalties, bans and temperature, before top-k and top-p."""
+        rules = self.rules
+        if self._counts is not None and rules.repetition_penalty != 1.0:
+            logits = penalize_repetition(logits, self._counts, rules.repetition_penalty)
+        if self._bad_words:
+            logits = ban_words(logits, self._sequences, self._bad_words)
+        if rules.end_ids and self.new_tokens < rules.min_new_tokens:
+            logits = ban_tokens(logits, rules.end_ids)
+        if rules.temperature != 1.0:
+            logits = logits / rules.temperature
+        if self._counts is not None and (rules.presence_penalty or rules.frequency_penalty):
+            logits = penalize_presence_and_frequency(
+                logits, self._counts, rules.presence_penalty, rules.frequency_penalty
+            )
+        return logits
+
+    def filter(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return processed logits with all but the top-k and top-p tokens at −infinity."""
+        if self.rules.top_k > 0:
+            logits = keep_top_k(logits, self.rules.top_k)
+        if self.rules.top_p < 1.0:
+            logits = keep_top_p(logits, self.rules.top_p)
+        return logits
+
+    def append(self, tokens: torch.Tensor, token_list: Sequence[int]) -> None:
+        """Remember one more token a row; the same tokens as a tensor (B,) and as a list."""
+        self.new_tokens += 1
+        if self._counts is not None:
+            ones = torch.ones_like(tokens, dtype=self._counts.dtype)[:, None]
+            self._counts.scatter_add_(1, tokens[:, None], ones)
+        if self._bad_words:
+            for sequence, token in zip(self._sequences, token_list, strict=True):
+                sequence.append(token)
+
+    def take_rows(self, parents: Sequence[int]) -> None:
+        """Let row i continue what row ``parents[i]`` remembers (beam search)."""
+        if self._counts is not None:
+            self._counts = self._counts[list(parents)]
+        if self._bad_words:
+            self._sequences = [list(self._sequences[parent]) for parent in parents]
+
+
+class RowSampler:
+    """Draws one token a row, each row from a generator of its own.
+
+    A row's draws depend on its seed and its logits alone, never on its place in the batch or on its neighbours: rows
+    with equal prompts and equal seeds give equal tokens. With one row they are also the draws that
+    ``torch.manual_seed(seed)`` followed by Hugging Face's ``generate(do_sample=True)`` makes.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self._generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
+
+    def draw(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return (B,) int64 tokens drawn from softmax(logits)."""
+        probabilities = logits.softmax(dim=-1)
+        drawn = [
+            torch.multinomial(probabilities[row : row + 1], 1, generator=generator)
+            for row, generator in enumerate(self._generators)
+        ]
+        return torch.cat(drawn).squeeze(1)
