@@ -175,9 +175,9 @@ class Result:
 
 def result_class(kind: Any) -> type[Result]:
     """Return the class of a kind, importing the module that declares it when needed."""
-    if kind not in _REGISTRY and kind in _DECLARED_IN:
+    if isinstance(kind, str) and kind not in _REGISTRY and kind in _DECLARED_IN:
         importlib.import_module(_DECLARED_IN[kind])
-    if kind not in _REGISTRY:
+    if not isinstance(kind, str) or kind not in _REGISTRY:
         nearest = did_you_mean(str(kind), sorted({*_REGISTRY, *_DECLARED_IN}))
         raise ResultsError(
             f"Results of kind {kind!r} are unknown to this version.",
