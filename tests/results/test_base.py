@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
-
 from tests.results.samples import Lesson, school
+
 from trtbench_lab.errors import ResultsError
 from trtbench_lab.results import Result, migration, result_class
 
@@ -27,7 +27,9 @@ def test_a_result_survives_json():
 
 
 def test_not_a_number_and_infinity_survive_strict_json():
-    result = school(latency_ms=float("inf"), extra={"loss": float("nan")}, lessons=[Lesson(title="", marks=[float("-inf")])])
+    result = school(
+        latency_ms=float("inf"), extra={"loss": float("nan")}, lessons=[Lesson(title="", marks=[float("-inf")])]
+    )
     back = Result.from_dict(stored(result))
     assert back.latency_ms == float("inf")
     assert back.extra["loss"] != back.extra["loss"]

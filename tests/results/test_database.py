@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-
 from tests.results.samples import school
+
 from trtbench_lab import storage
 from trtbench_lab.errors import ResultsError
 from trtbench_lab.results import ResultsDatabase, sqlite_file
@@ -223,7 +223,10 @@ def test_an_older_layout_is_migrated_and_keeps_its_runs(database: ResultsDatabas
 def test_a_migration_that_fails_changes_nothing(database: ResultsDatabase, monkeypatch: pytest.MonkeyPatch):
     result = school()
     database.add(result)
-    scripts = (*sqlite_file.MIGRATIONS, "ALTER TABLE results ADD COLUMN stars INTEGER; ALTER TABLE nowhere ADD COLUMN x")
+    scripts = (
+        *sqlite_file.MIGRATIONS,
+        "ALTER TABLE results ADD COLUMN stars INTEGER; ALTER TABLE nowhere ADD COLUMN x",
+    )
     with monkeypatch.context() as patched:
         patched.setattr(sqlite_file, "MIGRATIONS", scripts)
         with pytest.raises(ResultsError):

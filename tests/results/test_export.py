@@ -8,15 +8,17 @@ import sys
 
 import pandas
 import pytest
-
 from tests.results.samples import school
+
 from trtbench_lab.results import ResultsDatabase
 
 
 @pytest.fixture
 def database(tmp_path):
     database = ResultsDatabase(tmp_path / "results.sqlite")
-    database.add(school(created_at="2026-01-01T00:00:00.000Z", latency_ms=None, name='with "quotes", commas\nand lines'))
+    database.add(
+        school(created_at="2026-01-01T00:00:00.000Z", latency_ms=None, name='with "quotes", commas\nand lines')
+    )
     database.add(school(created_at="2026-01-02T00:00:00.000Z", latency_ms=0.1 + 0.2, backend="torch"))
     return database
 

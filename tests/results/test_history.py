@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.results.samples import school
+
 from trtbench_lab.errors import ResultsError
 from trtbench_lab.results import ResultsDatabase, compare_results
 

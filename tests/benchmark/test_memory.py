@@ -1,0 +1,128 @@
+"""Memory figures: what is watched is seen, and different things keep different names."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from trtbench_lab.benchmark.memory import MemoryFigures, measure_memory
+from trtbench_lab.benchmark.nvml import DeviceMemory
+from trtbench_lab.results.catalogue import METRICS
+
+MIB = 1 << 20
+
+
+def test_a_peak_between_two_looks_is_seen():
+    # In a process of its own, because the kernel's mark only tells where it rises above every earlier peak.
+    code = """
+from trtbench_lab.benchmark.memory import MemoryProbe
+with MemoryProbe(interval_s=3600) as probe:
+    before = probe._peaks["process_rss_peak_bytes"]
+    block = bytearray(b"x") * (256 << 20)
+    del block
+print(probe.figures.process_rss_peak_bytes - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 250 * MIB
+
+
+def test_a_peak_that_stays_for_some_looks_is_seen():
+    before = measure_memory(lambda: None).process_rss_peak_bytes
+
+    def work() -> None:
+        block = np.ones(64 * MIB // 8)
+        time.sleep(0.2)
+        block.sum()
+
+    peak = measure_memory(work).process_rss_peak_bytes
+    assert before is not None
+    assert peak is not None
+    assert peak >= before + 48 * MIB
+
+
+def test_without_a_gpu_its_figures_are_missing_not_zero():
+    figures = measure_memory(lambda: None)
+    assert figures.process_gpu_peak_bytes is None
+    assert figures.device_gpu_peak_bytes is None
+    assert figures.allocator_reserved_peak_bytes is None
+    assert figures.gpu_peak == (None, "device")
+
+
+def test_the_gpu_figure_of_the_line_is_the_processs_where_known():
+    assert MemoryFigures(process_gpu_peak_bytes=3, device_gpu_peak_bytes=9).gpu_peak == (3, "process")
+    assert MemoryFigures(device_gpu_peak_bytes=9).gpu_peak == (9, "device")
+
+
+def test_five_figures_have_five_definitions():
+    named = MemoryFigures().named()
+    assert len({metric.definition for metric, _ in named}) == 5
+    assert all(METRICS[tag].unit == "bytes" for tag in MemoryFigures().as_metrics())
+
+
+def test_the_probe_ends_when_the_work_fails():
+    with pytest.raises(ZeroDivisionError):
+        measure_memory(lambda: 1 // 0)
+
+
+class FakeDriver:
+    """NVML with one GPU whose processes are given; it fills the callers' structures as the C library does."""
+
+    def __init__(self, processes: list[tuple[int, int]], used: int = 7 * MIB):
+        self.processes, self.memory_used, self.opened = processes, used, 0
+
+    def nvmlInit_v2(self) -> int:
+        self.opened += 1
+        return 0
+
+    def nvmlShutdown(self) -> int:
+        self.opened -= 1
+        return 0
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: bytes, handle: object) -> int:
+        return 0 if uuid == b"GPU-1" else 6
+
+    def nvmlDeviceGetMemoryInfo(self, handle: object, memory: object) -> int:
+        memory._obj.used = self.memory_used
+        return 0
+
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: object, count: object, infos: ctypes.Array) -> int:
+        room, count._obj.value = count._obj.value, len(self.processes)
+        if room < len(self.processes):
+            return 7
+        for info, (pid, used) in zip(infos, self.processes, strict=False):
+            info.pid, info.usedGpuMemory = pid, used
+        return 0
+
+
+def test_the_driver_tells_device_and_process_apart():
+    driver = FakeDriver([(1, 5 * MIB), (os.getpid(), 2 * MIB)])
+    gpu = DeviceMemory.of_uuid("GPU-1", driver)
+    assert gpu is not None
+    assert (gpu.used(), gpu.of_process(), gpu.of_process(1), gpu.of_process(99)) == (7 * MIB, 2 * MIB, 5 * MIB, None)
+    gpu.close()
+    assert driver.opened == 0
+
+
+def test_a_long_list_of_processes_is_asked_for_again():
+    driver = FakeDriver([(pid, pid) for pid in range(1000, 1100)])
+    gpu = DeviceMemory.of_uuid("GPU-1", driver)
+    assert gpu is not None
+    assert gpu.of_process(1099) == 1099
+
+
+def test_unknown_memory_is_missing():
+    gpu = DeviceMemory.of_uuid("GPU-1", FakeDriver([(os.getpid(), (1 << 64) - 1)]))
+    assert gpu is not None
+    assert gpu.of_process() is None
+
+
+def test_an_unknown_gpu_or_no_driver_is_none():
+    driver = FakeDriver([])
+    assert DeviceMemory.of_uuid("GPU-2", driver) is None
+    assert driver.opened == 0
