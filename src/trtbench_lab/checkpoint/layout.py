@@ -216,7 +216,7 @@ def _sharing_problems(config: ModelConfig, mapping: Mapping) -> list[str]:
         )
     if mapping.pp_size > 1:
         problems.append(
-            "share_embedding_table needs one pipeline stage: lm_head is on the last, the embedding on the first"
+            "share_embedding_table needs one pipeline stage: the table is on the first, lm_head on the last"
         )
     if "lm_head" in quantized_modules(config.replace(share_embedding_table=False)):
         problems.append("share_embedding_table keeps lm_head in the embedding's type, so lm_head cannot be quantized")
