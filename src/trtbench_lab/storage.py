@@ -70,12 +70,12 @@ def staged_folder(target: Path | str, *, overwrite: bool = False) -> Iterator[Pa
         When `target` exists and is not empty without `overwrite`, or the disk fails.
     """
     target = Path(target)
-    if not overwrite:
-        refuse_existing(target)
+    staging = _staging_name(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target)
-        staging = _staging_name(target)
+        _sweep(target)  # first, for it may give a folder back
+        if not overwrite:
+            refuse_existing(target)
         staging.mkdir()
     except OSError as error:
         raise storage_error(error, target, "create the output folder") from error
