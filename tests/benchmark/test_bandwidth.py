@@ -55,12 +55,29 @@ def model(**changes) -> ModelConfig:
     return ModelConfig(**{**values, **changes})
 
 
-def test_gpt2_reads_all_but_its_positions():
-    # 124,439,808 parameters; the tied head is read whole, of 1024 positions one row.
-    tied = model(tie_word_embeddings=True)
-    assert decode_read_bytes(tied, weights_bytes=124_439_808 * 4, element_bytes=4) == (124_439_808 - 1024 * 768) * 4
+def test_gpt2_reads_all_but_its_tables():
+    # 124,439,808 parameters, the tied head read whole, of 1024 positions one row.
+    read = 124_439_808 - 1024 * 768
+    for sharing in (False, True):
+        tied = model(tie_word_embeddings=True, share_embedding_table=sharing, dtype="float16")
+        assert decode_read_bytes(tied) == read * 2
+        assert decode_read_bytes(tied, compute_dtype="float32") == read * 4
 
 
 def test_an_untied_table_is_looked_up():
-    untied = model(tie_word_embeddings=False, position_embedding_type="rope_gpt_neox")
-    assert decode_read_bytes(untied, weights_bytes=1_000_000_000, element_bytes=2) == 1_000_000_000 - 50257 * 768 * 2
+    untied = model(position_embedding_type="rope_gpt_neox", dtype="float16")
+    # 12 layers: qkv, dense, fc, proj with biases and two norms; the last norm; the head.
+    layer = 768 * 2304 + 2304 + 768 * 768 + 768 + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
+    assert decode_read_bytes(untied) == (12 * layer + 2 * 768 + 50257 * 768) * 2
+
+
+@pytest.mark.parametrize(("algo", "bits"), [("W8A16", 8), ("W4A16", 4)])
+def test_quantized_layers_are_read_as_stored_with_their_scales(algo: str, bits: int):
+    plain, quantized = model(dtype="float16"), model(dtype="float16", quantization={"quant_algo": algo})
+    weights = 12 * 12 * 768 * 768
+    scales = 12 * (2304 + 768 + 3072 + 768)
+    saved = weights * 4 - (weights * bits // 8 + scales * 4)
+    assert (
+        decode_read_bytes(plain, compute_dtype="float32") - decode_read_bytes(quantized, compute_dtype="float32")
+        == saved
+    )

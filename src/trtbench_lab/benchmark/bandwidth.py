@@ -107,21 +107,26 @@ def _cpu_set_bytes(sysfs: Path = Path("/sys")) -> int:
     return min(wanted, 1 << 30) // (16 << 20) * (16 << 20)
 
 
-def decode_read_bytes(config: ModelConfig, *, weights_bytes: int, element_bytes: int) -> int:
-    """Return the bytes of weights that every decode step reads: all but tables of which it looks up single rows.
+def decode_read_bytes(config: ModelConfig, *, compute_dtype: str | None = None) -> int:
+    """Return the bytes of weights that one rank reads in every decode step, whatever the batch size.
+
+    All of them, quantized layers as stored with their scales, but for the embedding tables, of which single rows are
+    looked up; a table that is also the head is read whole.
 
     Parameters
     ----------
     config
-        The model; a table that is also the head (tied embeddings) is read whole.
-    weights_bytes
-        Size of the engine's weights as stored.
-    element_bytes
-        Bytes of one element of the embedding tables as stored.
+        The model as it lies in the checkpoint.
+    compute_dtype
+        Data type in which the engine keeps what is not quantized; None for the checkpoint's.
     """
-    lookup_rows = 0
-    if not config.tie_word_embeddings:
-        lookup_rows += config.vocab_size
-    if config.position_embedding_type == "learned_absolute":
-        lookup_rows += config.max_position_embeddings
-    return weights_bytes - lookup_rows * config.hidden_size * element_bytes
+    from ..checkpoint.layout import expected_tensors, nbytes
+
+    total = 0
+    for name, (shape, dtype) in expected_tensors(config).items():
+        is_table = name.endswith("_embedding.weight")
+        if is_table and not (config.share_embedding_table and "vocab" in name):
+            continue
+        floating = compute_dtype if compute_dtype is not None and dtype == config.dtype else dtype
+        total += nbytes(shape, floating)
+    return total
