@@ -38,7 +38,11 @@ class BenchConfig(Spec):
         help="static: a fixed batch at a time; serving: requests that arrive at a rate.",
         choices=("static", "serving"),
         later={"serving": _SERVING, "throughput": _SERVING},
-        synonyms={"latency": "static"},
+        synonyms={"latency": "static", "plugin": "static", "ootb": "static", "ootb-except-mha": "static"},
+        remarks=dict.fromkeys(
+            ("plugin", "ootb", "ootb-except-mha"),
+            "Plugins are chosen when the engine is built; the static benchmark runs the engine as it is.",
+        ),
         group="benchmark",
     )
     batch_size: tuple[int, ...] = option(
@@ -70,7 +74,7 @@ class BenchConfig(Spec):
         help="Least time of measured runs of one configuration.",
         minimum=0,
         unit="s",
-        flags=("--duration",),
+        flag="--duration",
         group="benchmark",
     )
     warm_up: int = option(

@@ -24,7 +24,7 @@ class BuildConfig(Spec):
         help="Longest prompt and output together; none means max_input_len + max_output_len, or the model's own limit.",
         minimum=1,
         unit="tokens",
-        flags=("--max_sequence_len", "--max_seq_length"),
+        flags=("--max_decoder_seq_len", "--max_sequence_len", "--max_seq_length"),
         group="limits",
         effect="Bounds the K/V cache.",
     )
@@ -82,7 +82,6 @@ class BuildConfig(Spec):
     visualize: bool = option(
         default=False,
         help="Keep the network as an ONNX file beside the engine.",
-        flags=("--visualize_network",),
         group="build",
     )
     enable_debug_output: bool = option(
@@ -123,7 +122,7 @@ class BuildConfig(Spec):
         help="Seconds after which the build is stopped; none means no limit.",
         minimum=0,
         unit="s",
-        flags=("--timeout",),
+        flag="--timeout",
         group="build",
     )
     use_cache: bool = option(

@@ -107,7 +107,7 @@ def raise_conflicts(conflicts: Sequence[Conflict], where: str | None = None) -> 
     if len(conflicts) == 1:
         raise SpecError(conflicts[0].reason, where=where, remedy=conflicts[0].remedy)
     lines = "".join(f"\n  {number}. {conflict}" for number, conflict in enumerate(conflicts, 1))
-    raise SpecError(f"{len(conflicts)} settings conflict:{lines}", where=where)
+    raise SpecError(f"{len(conflicts)} settings cannot stand as they are:{lines}", where=where)
 
 
 def apply_fix(spec: SpecT, fix: Fix) -> SpecT:

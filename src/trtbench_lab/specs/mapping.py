@@ -19,6 +19,7 @@ class Mapping(Spec):
         default=0,
         help="Number of ranks; 0 stands for tp_size × pp_size.",
         minimum=0,
+        derived=True,
         group="parallelism",
         effect="One engine file and one GPU a rank.",
     )

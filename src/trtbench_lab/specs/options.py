@@ -56,8 +56,14 @@ class OptionMeta:
         Never written to a dictionary, a result or a command line.
     nonempty
         For lists: whether at least one element is needed.
-    repeat
-        For lists: whether one flag takes several words (``"words"``) or one value (``"one"``).
+    nargs
+        Words that one flag takes: a number, or ``"+"`` for all up to the next flag.
+    flag
+        The spelling that is shown and written; ``--<field name>`` by default.
+    derived
+        Whether the value follows from other fields unless it is given.
+    remarks
+        Words accepted with a sentence that tells what they come to here.
     """
 
     help: str
@@ -80,7 +86,10 @@ class OptionMeta:
     command_line: bool = True
     secret: bool = False
     nonempty: bool = False
-    repeat: str = "one"
+    nargs: int | str = 1
+    flag: str | None = None
+    derived: bool = False
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,11 @@ class OptionInfo:
     def path(self) -> str:
         """``"PluginConfig.context_fmha"``: the name by which conflicts and fixes speak of the field."""
         return f"{self.spec}.{self.name}"
+
+    @property
+    def flag(self) -> str:
+        """The spelling on the command line that is shown and written."""
+        return self.meta.flag or f"--{self.name}"
 
     @property
     def help(self) -> str:
@@ -195,6 +209,11 @@ class Spec:
         Fields that nobody gave are worked out anew: ``Mapping(tp_size=2).replace(tp_size=4)`` has four ranks.
         """
         return type(self)(**{**{name: getattr(self, name) for name in self._given}, **changes})
+
+    def derived(self, name: str) -> Any:
+        """Return what the field would be if nobody had given it."""
+        others = {other: getattr(self, other) for other in self._given if other != name}
+        return getattr(type(self)(**others), name)
 
     def given(self, name: str) -> bool:
         """Whether the field was named by whoever made the spec, rather than left at its default."""

@@ -45,7 +45,7 @@ class HistorySpec(Spec):
         parse=_ids,
         render=lambda value: ",".join(str(number) for number in value),
         positional=0,
-        repeat="words",
+        nargs="+",
         metavar="ID",
         minimum=1,
         group="history",
@@ -55,7 +55,7 @@ class HistorySpec(Spec):
         default=None, help="Only results of this backend.", choices=(*BACKENDS[1:], "huggingface"), group="history"
     )
     result_name: str | None = option(
-        default=None, help="Only results kept under this name.", flags=("--name",), group="history"
+        default=None, help="Only results kept under this name.", flag="--name", group="history"
     )
     last: int = option(default=20, help="Most results shown.", minimum=1, flags=("-n", "--limit"), group="history")
     compare: bool = option(default=False, help="Show the results named side by side, with ratios.", group="history")

@@ -23,6 +23,13 @@ from .shared import (
 
 WEIGHT_ONLY_ALGOS = {"int8": QuantAlgo.W8A16, "int4": QuantAlgo.W4A16}
 QFORMAT_ALGOS = {"int8_wo": QuantAlgo.W8A16, "int4_wo": QuantAlgo.W4A16, "full_prec": None}
+SMOOTHQUANT_ALGOS = {
+    (False, False): QuantAlgo.W8A8_SQ_PER_TENSOR_PLUGIN,
+    (False, True): QuantAlgo.W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN,
+    (True, False): QuantAlgo.W8A8_SQ_PER_CHANNEL_PLUGIN,
+    (True, True): QuantAlgo.W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN,
+}
+"""(per channel, per token) → algorithm."""
 
 _AVAILABLE = "Available: weight-only INT8 and INT4, per channel or per group of 32, 64 or 128."
 _AWQ_LATER = f"AWQ is not available in this version. {_AVAILABLE}"
@@ -54,7 +61,7 @@ class DownloadSpec(Spec):
         default=(),
         help="Files wanted; none means what a conversion needs.",
         positional=1,
-        repeat="words",
+        nargs="+",
         metavar="FILE",
         group="model",
     )
@@ -69,10 +76,10 @@ class DownloadSpec(Spec):
         group="output",
     )
     include: tuple[str, ...] = option(
-        default=(), help="Patterns of files to fetch.", repeat="words", metavar="PATTERN", group="model"
+        default=(), help="Patterns of files to fetch.", nargs="+", metavar="PATTERN", group="model"
     )
     exclude: tuple[str, ...] = option(
-        default=(), help="Patterns of files to leave out.", repeat="words", metavar="PATTERN", group="model"
+        default=(), help="Patterns of files to leave out.", nargs="+", metavar="PATTERN", group="model"
     )
     mirror: str | None = option(
         default=None,
@@ -142,6 +149,27 @@ class ConvertSpec(Spec):
     group_size: int | None = group_size_option()
     exclude_modules: tuple[str, ...] | None = exclude_modules_option()
     quantize_lm_head: bool = quantize_lm_head_option()
+    smoothquant: float | None = option(
+        default=None,
+        help="SmoothQuant with this alpha, from 0 to 1; none means no SmoothQuant. Later than this version.",
+        minimum=0,
+        maximum=1,
+        flags=("-sq",),
+        metavar="ALPHA",
+        group="quantization",
+    )
+    per_token: bool = option(
+        default=False, help="SmoothQuant: a scale for each token, found at run time.", group="quantization"
+    )
+    per_channel: bool = option(
+        default=False, help="SmoothQuant: a scale for each output channel.", group="quantization"
+    )
+    int8_kv_cache: bool = option(
+        default=False,
+        help="Keep the K/V cache in INT8, with calibrated scales. Later than this version.",
+        flags=("--calibrate_kv_cache", "-kv"),
+        group="quantization",
+    )
     rotary_base: float | None = option(
         default=None,
         help="Base of the rotary frequencies; none means the source's own (10000 where it has none).",
@@ -152,6 +180,7 @@ class ConvertSpec(Spec):
         help="Scaling of rotary positions: a type, linear or dynamic, and a factor above 1.",
         parse=_rotary_scaling,
         render=lambda value: f"{value.get('rope_type') or value.get('type')} {value.get('factor')}",
+        nargs=2,
         metavar="TYPE FACTOR",
         group="model",
     )
@@ -182,7 +211,12 @@ class ConvertSpec(Spec):
     def quant_config(self) -> QuantConfig:
         """The quantization that the flags ask for."""
         algo = WEIGHT_ONLY_ALGOS[self.weight_only_precision] if self.use_weight_only else None
-        return _quant_config(algo, self.group_size, self.exclude_modules, self.quantize_lm_head)
+        if self.smoothquant is not None and algo is None:
+            algo = SMOOTHQUANT_ALGOS[self.per_channel, self.per_token]
+        config = _quant_config(algo, self.group_size, self.exclude_modules, self.quantize_lm_head)
+        if self.smoothquant is not None:
+            config = config.replace(smoothquant_val=self.smoothquant)
+        return config.replace(kv_cache_quant_algo=QuantAlgo.INT8) if self.int8_kv_cache else config
 
 
 class QuantizeSpec(Spec):
@@ -206,7 +240,6 @@ class QuantizeSpec(Spec):
             "int4_gptq": _GPTQ_LATER,
         },
         flags=("--quant_format",),
-        constants={"--use_weight_only": "int8_wo"},
         group="quantization",
     )
     dtype: str = dtype_option()

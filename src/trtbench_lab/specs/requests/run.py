@@ -22,7 +22,7 @@ def _prompts() -> tuple[str, ...]:
         default=(DEFAULT_PROMPT,),
         help="Prompts, each a text of its own.",
         nonempty=True,
-        repeat="words",
+        nargs="+",
         flags=("--prompt", "--input"),
         positional=1,
         metavar="TEXT",
@@ -62,7 +62,7 @@ def _add_special_tokens() -> bool:
 
 
 def _words(help: str) -> tuple[str, ...]:
-    return option(default=(), help=help, repeat="words", metavar="WORD", group="sampling")  # type: ignore[no-any-return]
+    return option(default=(), help=help, nargs="+", metavar="WORD", group="sampling")  # type: ignore[no-any-return]
 
 
 class RunSpec(Spec):

@@ -56,7 +56,8 @@ def source_option() -> Any:
     """The model that is converted or quantized."""
     return option(
         help=f"Folder of the Hugging Face model, or its id on the hub; {DEMO_HELP}.",
-        flags=("--model_dir", "--in_file", "-i"),
+        flag="--model_dir",
+        flags=("--hf_model_dir", "--in_file", "-i"),
         metavar="DIR",
         positional=0,
         group="model",
@@ -110,7 +111,7 @@ def exclude_modules_option() -> Any:
     return option(
         default=None,
         help="Patterns of modules left as they are; none means lm_head only.",
-        repeat="words",
+        nargs="+",
         metavar="PATTERN",
         group="quantization",
     )

@@ -39,6 +39,52 @@ def convert_quantizes_or_not(spec: ConvertSpec) -> Iterator[Conflict]:
 
 
 @rule(ConvertSpec)
+def convert_has_one_quantization(spec: ConvertSpec) -> Iterator[Conflict]:
+    if spec.smoothquant is not None and spec.use_weight_only:
+        yield Conflict(
+            ("ConvertSpec.smoothquant", "ConvertSpec.use_weight_only"),
+            "SmoothQuant (smoothquant) and weight-only quantization (use_weight_only) exclude each other: one layer "
+            "has one kind of weights.",
+            "Leave smoothquant out.",
+            {"ConvertSpec.smoothquant": None},
+            ({"ConvertSpec.use_weight_only": False},),
+        )
+    for name in ("per_token", "per_channel"):
+        if getattr(spec, name) and spec.smoothquant is None:
+            yield Conflict(
+                (f"ConvertSpec.{name}", "ConvertSpec.smoothquant"),
+                f"{name} chooses the scales of SmoothQuant, and smoothquant is not given.",
+                f"Leave {name} out.",
+                {f"ConvertSpec.{name}": False},
+            )
+
+
+@rule(ConvertSpec)
+def convert_of_this_version(spec: ConvertSpec) -> Iterator[Conflict]:
+    available = "Available: use_weight_only with int8 or int4, per channel or with group_size 32, 64 or 128."
+    if spec.smoothquant is not None:
+        yield Conflict(
+            ("ConvertSpec.smoothquant",),
+            "SmoothQuant is not available in this version.",
+            available,
+            {"ConvertSpec.smoothquant": None, "ConvertSpec.per_token": False, "ConvertSpec.per_channel": False},
+        )
+    if spec.int8_kv_cache:
+        yield Conflict(
+            ("ConvertSpec.int8_kv_cache",),
+            "An INT8 K/V cache is not available in this version.",
+            "Leave int8_kv_cache out; the cache then keeps the compute type.",
+            {"ConvertSpec.int8_kv_cache": False},
+        )
+    if spec.source.endswith(".nemo"):
+        yield Conflict(
+            ("ConvertSpec.source",),
+            "NeMo files are not available in this version.",
+            "Available: Hugging Face models, as a folder or by their id on the hub.",
+        )
+
+
+@rule(ConvertSpec)
 def convert_factor(spec: ConvertSpec) -> Iterator[Conflict]:
     scaling = spec.rotary_scaling
     if scaling is None:

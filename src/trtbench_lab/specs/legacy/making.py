@@ -1,0 +1,131 @@
+"""Flags of the tools that download, convert and quantize."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..coerce import Unfit
+from .entry import LegacyTable, ignored, meant, refused
+
+_FROM_SOURCE = "The architecture is read from the source's own config.json."
+_DUMMY = ("--vocab_size", "--n_positions", "--n_layer", "--n_head", "--n_kv_head", "--n_embd", "--inter_size")
+_NO_CALIBRATION = "Weight-only quantization looks at the weights alone, so nothing is calibrated."
+_CALIBRATION = (
+    "--calib_dataset",
+    "--calib_size",
+    "--calib_max_seq_length",
+    "--calib_batch_size",
+    "--calib_batches",
+    "--calib_tp_size",
+    "--calib_pp_size",
+    "--dataset_cache_dir",
+    "--tokenizer_max_seq_length",
+)
+_WEIGHT_ONLY = "Available: --use_weight_only with int8 or int4, per channel or with --group_size 32, 64 or 128."
+_FORMATS = "Available: int8_wo and int4_wo, per channel or with --group_size 32, 64 or 128."
+_STREAMED = "Conversion always streams tensor by tensor and never holds the model."
+_LOGS = "There is no separate log here: progress is shown, and the result tells the rest."
+_FP8_LATER = f"FP8 is not available in this version. {_WEIGHT_ONLY}"
+_QUANTIZED_SOURCE_LATER = (
+    "Models that are quantized already cannot be read in this version. Available: fp16, bf16 and fp32."
+)
+_MOE_LATER = "Mixture-of-experts models are not available in this version."
+_CONTEXT_PARALLEL = "Context parallelism is not available in this version. Available: --tp_size and --pp_size."
+_NEMO = "NeMo files are not available in this version. Available: Hugging Face models, as a folder or by their id."
+_MEDUSA = "Speculative decoding is not available in this version."
+
+_DOWNLOAD: LegacyTable = {
+    **ignored("A download that was cut off is always resumed.", 0, "--resume_download"),
+    **ignored("Files are written to the folder itself, without links.", 1, "--local_dir_use_symlinks"),
+    **ignored("Progress is shown in one line that the shell's --quiet removes.", 0, "--disable_progress"),
+    **ignored("Use --local_dir for the folder of this model, or $TRTBENCH_HOME for all of them.", 1, "--cache_dir"),
+    **ignored("Only models are fetched here.", 1, "--repo_type"),
+    **ignored("The identity of the client is not sent.", 1, "--library_name", "--library_version"),
+}
+
+_SOURCES: LegacyTable = {
+    **ignored(_STREAMED, 0, "--load_by_shard", "--load_model_on_cpu", "--convert_model_on_cpu"),
+    **ignored(_LOGS, 1, "--log_level"),
+    **ignored(_LOGS, 0, "--verbose", "-v"),
+    **ignored(_FROM_SOURCE, 1, *_DUMMY, "--hidden_act", "--rms_norm_eps", "--layer_norm_eps", "--multiple_of"),
+    **ignored(_FROM_SOURCE, 1, "--ffn_dim_multiplier", "--model_version", "--rotary_pct", "--gpt_variant"),
+    **ignored(_FROM_SOURCE, 0, "--multi_query_mode", "-mq", "--no_bias"),
+    **ignored(_NO_CALIBRATION, 1, *_CALIBRATION),
+    **ignored("The kernels are chosen when the engine is built.", 0, "--disable_weight_only_quant_plugin"),
+    **ignored("Groups are asked for by --group_size.", 0, "--per_group"),
+    **ignored("All ranks are written by one command.", 1, "--gpus_per_node"),
+    **refused(_FP8_LATER, 0, "--use_fp8", "--use_fp8_rowwise", "--enable_fp8", "--use_meta_fp8_rowwise_recipe"),
+    **refused("An FP8 K/V cache is not available in this version.", 0, "--fp8_kv_cache"),
+    **refused(
+        _QUANTIZED_SOURCE_LATER,
+        1,
+        "--quant_ckpt_path",
+        "--modelopt_quant_ckpt_path",
+        "--ammo_quant_ckpt_path",
+        "--quantized_fp8_model_path",
+        "--load_model_from",
+    ),
+    **refused(
+        "Meta's own checkpoints are not available in this version. Available: Hugging Face models.",
+        1,
+        "--meta_ckpt_dir",
+    ),
+    **refused(_NEMO, 1, "--nemo_ckpt_path", "--ft_model_dir"),
+    **refused(_MOE_LATER, 1, "--moe_num_experts", "--moe_top_k", harmless=("0",)),
+    **refused(_MOE_LATER, 1, "--moe_tp_size", "--moe_ep_size", harmless=("-1", "1")),
+    **refused(_MOE_LATER, 1, "--moe_renorm_mode", "--moe_normalization_mode", harmless=("1",)),
+    **refused(_CONTEXT_PARALLEL, 1, "--cp_size", harmless=("1",)),
+    **refused("Use --dry_run to see the layout without writing anything.", 0, "--save_config_only"),
+    **refused(
+        "Sources with repeated key/value heads are not available in this version.", 0, "--remove_duplicated_kv_heads"
+    ),
+    **refused("One rank alone cannot be written; --workers sets how many are written at a time.", 1, "--rank"),
+    **refused("LoRA is not available in this version.", 1, "--hf_lora_dir", "--lora_dir", "--max_lora_rank"),
+    **refused(_MEDUSA, 1, "--medusa_model_dir", "--num_medusa_heads", "--num_medusa_layers", "--max_draft_len"),
+}
+
+_CONVERT: LegacyTable = {
+    **_SOURCES,
+    **refused("SmoothQuant is not available in this version. " + _WEIGHT_ONLY, 0, "--use_smooth_quant"),
+    **ignored(_NO_CALIBRATION, 1, "--batch_size", "--seed", "--device"),
+}
+
+
+def _qformat_of_precision(word: str) -> Mapping[str, Any]:
+    formats = {"int8": "int8_wo", "int4": "int4_wo"}
+    if word not in formats:
+        raise Unfit(f"cannot be {word!r} in this version", "Choose int8 or int4.")
+    return {"qformat": formats[word]}
+
+
+_QUANTIZE: LegacyTable = {
+    **_SOURCES,
+    **ignored(_NO_CALIBRATION, 1, "--batch_size", "--seed", "--device", "--device_map", "--max_seq_length"),
+    **ignored(_NO_CALIBRATION, 1, "--decoder_type"),
+    **ignored("Weights are always quantized by this verb, in the width that --qformat says.", 0, "--use_weight_only"),
+    **refused(
+        "A quantized K/V cache is not available in this version; leave it out and the cache keeps the compute type.",
+        1,
+        "--kv_cache_dtype",
+        harmless=("none", "auto"),
+    ),
+    **meant("The width of the weights is part of --qformat here.", 1, "--weight_only_precision", _qformat_of_precision),
+    **ignored(
+        "It belongs to AWQ; groups of weight-only quantization are asked for by --group_size.", 1, "--awq_block_size"
+    ),
+    **refused("SmoothQuant is not available in this version. " + _FORMATS, 1, "--smoothquant", "-sq"),
+    **refused("SmoothQuant is not available in this version. " + _FORMATS, 0, "--per_token", "--per_channel"),
+    **refused("An INT8 K/V cache is not available in this version.", 0, "--int8_kv_cache", "--calibrate_kv_cache"),
+    **refused("Searching formats automatically is not available in this version. " + _FORMATS, 1, "--autoq_format"),
+    **refused(
+        "Searching formats automatically is not available in this version. " + _FORMATS, 1, "--auto_quantize_bits"
+    ),
+    **refused(
+        "Only the TensorRT-LLM checkpoint is written in this version.", 1, "--export_format", harmless=("tensorrt_llm",)
+    ),
+    **refused(_MEDUSA, 1, "--medusa_hidden_act"),
+    **refused(_MEDUSA, 0, "--quant_medusa_head"),
+}
+
+MAKING: dict[str, LegacyTable] = {"download": _DOWNLOAD, "convert": _CONVERT, "quantize": _QUANTIZE}
