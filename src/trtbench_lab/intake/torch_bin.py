@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import warnings
 from pathlib import Path
@@ -46,14 +48,23 @@ def load_torch_bin(path: Path) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the loader remarks on pickle protocols; its refusals are errors
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=start == b"PK\x03\x04")
-    except OSError as error:
-        raise storage_error(error, path, "read the file") from error
+            loaded = _load(path, mapped=start == b"PK\x03\x04")
     except MemoryError:
         raise
     except Exception as error:  # on damaged bytes the unpickler raises whatever the bytes lead it to
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a seek that damaged bytes led to
+            raise storage_error(error, path, "read the file") from error
         raise _refusal(error, where) from error
     return _table_of_tensors(loaded, where)
+
+
+def _load(path: Path, *, mapped: bool) -> object:
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:  # torch's archive reader takes UTF-8 names only; an open file has no name
+        with open(path, "rb") as handle:
+            return torch.load(handle, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _refusal(error: Exception, where: str) -> IntakeError:
