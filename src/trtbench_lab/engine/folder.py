@@ -1,0 +1,233 @@
+"""An engine folder in the hands of a user: open it, look at it, save it elsewhere, run a rank of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..storage import folder_lock
+from .config import EngineConfig, read_engine_config
+from .places import is_in_cache
+from .present import bytes_text, html_facts, plain_facts, seconds_text
+from .transfer import copy_engine
+from .verify import builder_of, check_fit, check_layout, check_rank, refuse_unfinished, verify_files
+
+if TYPE_CHECKING:
+    from ..backends.protocol import Builder, Executor
+    from .inspect import EngineInspection
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """How an engine was built.
+
+    Attributes
+    ----------
+    seconds
+        The whole build, from the request to the folder.
+    phases
+        Tables with ``name``, ``seconds``, ``state`` and ``rank`` (None where it concerns all).
+    peak_bytes
+        The most resident memory the build's processes held, mapped files included.
+    workers
+        Processes that built ranks side by side.
+    warnings, errors
+        Lines of that severity in the log.
+    """
+
+    seconds: float = 0.0
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    peak_bytes: int = 0
+    workers: int = 1
+    warnings: int = 0
+    errors: int = 0
+
+
+class Engine:
+    """One engine folder: config.json and one engine a rank.
+
+    Made by `build` and `Engine.from_dir`.
+
+    Attributes
+    ----------
+    directory
+        The folder.
+    config
+        Its config.json.
+    from_cache
+        Whether `build` took it as it was instead of building it.
+    placement
+        How the files came to be where they are, as a sentence.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: EngineConfig,
+        *,
+        from_cache: bool = False,
+        placement: str = "",
+        builder: Builder | None = None,
+    ):
+        self.directory = directory
+        self.config = config
+        self.from_cache = from_cache
+        self.placement = placement
+        self._builder = builder
+
+    @classmethod
+    def from_dir(
+        cls,
+        directory: Path | str,
+        verify: bool = True,
+        *,
+        tp_size: int | None = None,
+        pp_size: int | None = None,
+        rank: int | None = None,
+        builder: Builder | None = None,
+    ) -> Engine:
+        """Open an engine folder, and refuse it before it is loaded when it is damaged or does not fit.
+
+        Parameters
+        ----------
+        directory
+            The folder that a build wrote.
+        verify
+            Check sizes and digests of the files, the backend's version and the machine. Without it the folder can
+            only be looked at: `executor` checks version and machine all the same.
+        tp_size, pp_size
+            The layout that is wanted; None takes the engine's.
+        rank
+            Verify only this rank's files and those of all ranks, for one process of several.
+        builder
+            Takes the place of the registry's backend of that name.
+
+        Raises
+        ------
+        EngineError
+            When the folder is not there, unfinished, damaged, or no engine.
+        EngineMismatchError
+            When it is of another format or major version, layout, backend version or machine; both sides are named.
+        """
+        path = Path(directory).expanduser()
+        refuse_unfinished(path)
+        config = read_engine_config(path)
+        check_layout(config, tp_size, pp_size, str(path))
+        if rank is not None:
+            check_rank(config, rank, str(path))
+        if verify:
+            check_fit(config, builder or builder_of(config, str(path)), str(path))
+            verify_files(path, config, rank=rank)
+        return cls(path, config, builder=builder)
+
+    def with_builder(self, builder: Builder) -> Engine:
+        """Return the same engine, to be loaded by `builder` rather than by the registry's backend."""
+        return Engine(
+            self.directory, self.config, from_cache=self.from_cache, placement=self.placement, builder=builder
+        )
+
+    @property
+    def build_report(self) -> BuildReport:
+        """How the engine was built; an engine from the cache keeps the report of its own build."""
+        report = self.config.build_report
+        known = {name: report[name] for name in BuildReport.__dataclass_fields__ if name in report}
+        return BuildReport(**{**known, "seconds": self.config.build_seconds})
+
+    @property
+    def tokenizer_dir(self) -> Path | None:
+        """Folder with the model's tokenizer, where one was recorded and is still there."""
+        recorded = self.config.tokenizer_dir
+        return Path(recorded) if recorded and Path(recorded).is_dir() else None
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.config.pretrained_config.mapping.world_size
+
+    def executor(self, rank: int = 0, *, device: str | None = None) -> Executor:
+        """Load one rank and return its executor.
+
+        Parameters
+        ----------
+        rank
+            Which rank.
+        device
+            Torch's name of the device; None takes the backend's default.
+
+        Raises
+        ------
+        EngineMismatchError
+            When the engine does not fit this installation or machine, or has no such rank.
+        EngineError
+            When the backend cannot load the file.
+        """
+        check_rank(self.config, rank, str(self.directory))
+        builder = self._builder or builder_of(self.config, str(self.directory))
+        check_fit(self.config, builder, str(self.directory))
+        return builder.load(self.directory, rank, self.config, device=device)
+
+    def save(self, directory: Path | str, *, overwrite: bool = False) -> Engine:
+        """Write the engine into another folder and return the engine there.
+
+        From the cache the files are hard links where the file system allows it (they are read-only there, and no
+        further space is used), else copies; `placement` of the result says which and why.
+
+        Raises
+        ------
+        StorageError
+            When the folder is not empty without `overwrite`, holds something that is no engine, or cannot be written.
+        """
+        target = Path(directory).expanduser()
+        if target.exists() and os.path.realpath(target) == os.path.realpath(self.directory):
+            return self
+        with folder_lock(target.absolute()):
+            placement = copy_engine(
+                self.directory, self.config, target, overwrite=overwrite, link=is_in_cache(self.directory)
+            )
+        return Engine(target, self.config, from_cache=self.from_cache, placement=placement, builder=self._builder)
+
+    def inspect(self, rank: int = 0) -> EngineInspection:
+        """Return what is inside one rank's engine: tensors, operators, weights."""
+        from .inspect import inspect_engine
+
+        return inspect_engine(self, rank)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the engine's facts as text by name, the backend first."""
+        config, model, build = self.config, self.config.pretrained_config, self.config.build_config
+        quantization = model.quantization
+        report = self.build_report
+        mapping = model.mapping
+        facts: dict[str, Any] = {
+            "backend": f"{config.backend} ({config.backend_version})",
+            "model": (
+                f"{model.architecture}, {model.num_hidden_layers} layers, hidden {model.hidden_size}, "
+                f"{model.num_attention_heads} heads ({model.num_key_value_heads} key/value), "
+                f"vocabulary {model.vocab_size:,}"
+            ),
+            "data type": f"{model.dtype} checkpoint, computed in {build.compute_dtype}",
+            "quantization": str(quantization.quant_algo.value if quantization.quant_algo else "none"),
+            "limits": (
+                f"batch {build.max_batch_size}, prompt {build.max_input_len}, sequence "
+                f"{build.resolved_max_seq_len(model)} tokens, beams {build.max_beam_width}"
+            ),
+            "ranks": f"{mapping.world_size} (tp {mapping.tp_size}, pp {mapping.pp_size})",
+            "size": f"{bytes_text(config.total_bytes)} in {len(config.files)} files",
+            "built": (
+                f"{config.built_at} in {seconds_text(report.seconds)}, memory at most {bytes_text(report.peak_bytes)}"
+                + (", taken from the cache now" if self.from_cache else "")
+            ),
+            "machine": config.machine_key + (f", {config.gpu.get('name')}" if config.gpu else ""),
+            "folder": str(self.directory),
+        }
+        if config.notes:
+            facts["notes"] = list(config.notes)
+        return facts
+
+    def __repr__(self) -> str:
+        return plain_facts(f"Engine of the {self.config.backend} backend", self.summary())
+
+    def _repr_html_(self) -> str:
+        return html_facts(f"Engine of the {self.config.backend} backend", self.summary())

@@ -1,0 +1,157 @@
+"""Everything a build needs to know, settled before it starts, so that a mistake in the request is seen at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BuildError, SpecError
+from .transfer import refuse_replacing
+
+if TYPE_CHECKING:
+    from ..backends.protocol import Builder
+    from ..specs import BuildConfig, ModelConfig
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPlan:
+    """One build, settled.
+
+    Attributes
+    ----------
+    builder
+        Who builds.
+    builder_path
+        Import path of its class (``"module:Class"``) when it is not of the registry, else None.
+    model_config, build_config
+        The model, and the options with every ``auto`` resolved.
+    notes
+        What was chosen or cannot be honoured.
+    checkpoint_dir, model
+        The source: a checkpoint folder, or a model in memory (the other is None).
+    output_dir
+        Where the engine shall be; None leaves it in the cache.
+    tokenizer_dir
+        Folder with the model's tokenizer, to be recorded.
+    """
+
+    builder: Builder
+    builder_path: str | None
+    model_config: ModelConfig
+    build_config: BuildConfig
+    notes: list[str] = field(default_factory=list)
+    checkpoint_dir: Path | None = None
+    model: Any = None
+    output_dir: Path | None = None
+    tokenizer_dir: Path | None = None
+    overwrite: bool = False
+    use_cache: bool = True
+    timeout_s: float | None = None
+
+
+def plan_build(
+    model: Any,
+    build_config: BuildConfig | Mapping[str, Any] | None,
+    output_dir: Path | str | None,
+    *,
+    overwrite: bool,
+    timeout_s: float | None,
+    use_cache: bool,
+    builder: Builder | None,
+    tokenizer_dir: Path | str | None = None,
+) -> BuildPlan:
+    """Return the settled plan of a build; see `build.start_build` for the parameters.
+
+    Raises
+    ------
+    TrtbenchError
+        For a source that is no checkpoint, options that conflict or do not fit the model, a backend that cannot be
+        used here, or an output folder that must not be replaced.
+    """
+    from ..backends.registry import backend, choose_backend
+    from ..specs import BuildConfig
+
+    if build_config is None:
+        config = BuildConfig()
+    elif isinstance(build_config, BuildConfig):
+        config = build_config
+    elif isinstance(build_config, Mapping):
+        config = BuildConfig.from_dict(build_config)
+    else:
+        raise SpecError(
+            f"build_config must be a BuildConfig, not {type(build_config).__name__}.",
+            where="build_config",
+            remedy="Write build_config=BuildConfig(max_batch_size=8, …).",
+        )
+    if timeout_s is not None and (isinstance(timeout_s, bool) or not timeout_s > 0):
+        raise SpecError(f"timeout_s must be more than 0 seconds, not {timeout_s!r}.", where="timeout_s")
+    target = None if output_dir is None else Path(output_dir).expanduser().absolute()
+    if target is not None and overwrite:
+        refuse_replacing(target, overwrite=True)
+    checkpoint_dir, in_memory, model_config = _source(model)
+    config.check()
+    builder_path = None
+    notes = []
+    if builder is None:
+        choice = choose_backend(config.backend, world_size=model_config.mapping.world_size)
+        builder = backend(choice.name)
+        if config.backend == "auto":
+            notes.append(f"Backend {choice.name}, because {choice.reason}.")
+        config = config.replace(backend=choice.name)
+    else:
+        builder_path = f"{type(builder).__module__}:{type(builder).__qualname__}"
+    available = builder.available()
+    if not available.ok:
+        raise BuildError(available.reason, where=f"{builder.backend} backend", remedy="Choose another backend.")
+    resolution = builder.resolve(model_config, config)
+    return BuildPlan(
+        builder=builder,
+        builder_path=builder_path,
+        model_config=model_config,
+        build_config=resolution.build_config,
+        notes=[*notes, *resolution.notes],
+        checkpoint_dir=checkpoint_dir,
+        model=in_memory,
+        output_dir=target,
+        tokenizer_dir=_tokenizer_dir(tokenizer_dir, checkpoint_dir, in_memory),
+        overwrite=overwrite,
+        use_cache=use_cache and config.use_cache,
+        timeout_s=timeout_s if timeout_s is not None else config.timeout_s or None,
+    )
+
+
+def _tokenizer_dir(given: Path | str | None, checkpoint_dir: Path | None, model: Any) -> Path | None:
+    """Return the folder of the tokenizer: the one given, the model's own source, or the checkpoint if it has one."""
+    if given is None:
+        given = getattr(model, "tokenizer_dir", None) or getattr(model, "source_dir", None)
+    if given is not None:
+        return Path(given).expanduser().absolute()
+    if checkpoint_dir is not None and any((checkpoint_dir / name).is_file() for name in _TOKENIZER_FILES):
+        return checkpoint_dir
+    return None
+
+
+def _source(model: Any) -> tuple[Path | None, Any, ModelConfig]:
+    """Return checkpoint folder or model in memory, and the configuration."""
+    from ..specs import ModelConfig
+
+    if isinstance(model, str | Path):
+        from ..checkpoint.reader import open_checkpoint
+
+        checkpoint = open_checkpoint(Path(model).expanduser().absolute())
+        return checkpoint.directory.absolute(), None, checkpoint.config
+    config = getattr(model, "config", None)
+    directory = getattr(model, "directory", None)
+    if isinstance(config, ModelConfig) and isinstance(directory, Path):
+        return directory.absolute(), None, config
+    if isinstance(config, ModelConfig) and callable(getattr(model, "save_checkpoint", None)):
+        return None, model, config
+    raise BuildError(
+        f"A build starts from a checkpoint folder or a model of trtbench_lab, not from {type(model).__name__}.",
+        where="model",
+        remedy="Convert the source first: AutoModelForCausalLM.from_hugging_face(model_dir), or %trt_convert.",
+    )
