@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -172,8 +171,3 @@ def prompts(*lengths: int, seed: int = 3) -> list[list[int]]:
     """Random prompts of the given lengths."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(0, VOCAB_SIZE, (length,), generator=generator).tolist() for length in lengths]
-
-
-def engine_like(runner: Any) -> SimpleNamespace:
-    """What comparison functions read of an engine's runner."""
-    return SimpleNamespace(runner=runner)

@@ -13,8 +13,7 @@ import torch
 from ..errors import IntakeError, RequestError
 from ..specs import SamplingConfig
 from .limits import EngineLimits, prompts_from_request
-from .loop import ends_with_stop_word
-from .outputs import add_log_probs, outputs_from_hypotheses
+from .outputs import add_log_probs, ends_with_stop_word, outputs_from_hypotheses
 from .request import GenerationRequest, settle
 from .sampling import count_tokens, penalize_presence_and_frequency
 from .timing import TokenClock
@@ -136,7 +135,7 @@ class HFRunner:
         clock.start()
         prompts = prompts_from_request(batch_input_ids, self.vocab_size)
         request = settle(sampling_config, keywords, num_prompts=len(prompts), vocab_size=self.vocab_size)
-        prompts = self.limits.fitted(prompts, request.long_prompts, request.config.max_new_tokens)
+        prompts = self.limits.fitted(prompts, request.truncation, request.config.max_new_tokens)
         self.limits.check_size([len(p) for p in prompts], request.config.max_new_tokens, request.config.num_beams)
         if not request.rules.greedy and len(set(request.rules.seeds)) > 1:
             raise RequestError(

@@ -13,7 +13,7 @@ from ..errors import RequestError
 if TYPE_CHECKING:
     from ..specs import BuildConfig, ModelConfig
 
-LONG_PROMPT_CHOICES = ("error", "keep_end", "keep_start")
+TRUNCATIONS = ("error", "left", "right")
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ class EngineLimits:
             max_beam_width=build.max_beam_width,
         )
 
-    def fitted(self, prompts: list[list[int]], long_prompts: str, max_new_tokens: int) -> list[list[int]]:
+    def fitted(self, prompts: list[list[int]], truncation: str, max_new_tokens: int) -> list[list[int]]:
         """Return the prompts with those that are too long treated as asked.
 
         Parameters
         ----------
         prompts
             Token ids.
-        long_prompts
-            For a prompt of more than ``max_input_len`` tokens: ``"error"``, ``"keep_end"`` (drop tokens from the start)
-            or ``"keep_start"``. The latter two also make room for the new tokens below ``max_seq_len``.
+        truncation
+            For a prompt of more than ``max_input_len`` tokens: ``"error"``, or cut off its ``"left"`` or ``"right"``
+            end. The latter two also make room for the new tokens below ``max_seq_len``.
         max_new_tokens
             That room.
 
@@ -63,25 +63,25 @@ class EngineLimits:
         RequestError
             For a prompt that is too long when that is an error, or when no prompt at all would fit.
         """
-        if long_prompts not in LONG_PROMPT_CHOICES:
+        if truncation not in TRUNCATIONS:
             raise RequestError(
-                f"{long_prompts!r} is not a way to treat long prompts.",
-                where="long_prompts",
-                remedy=f"Choose one of {', '.join(LONG_PROMPT_CHOICES)}.",
+                f"{truncation!r} is not a way to treat long prompts.",
+                where="truncation",
+                remedy=f"Choose one of {', '.join(TRUNCATIONS)}.",
             )
-        room = self.prompt_room(max_new_tokens if long_prompts != "error" else 0)
+        room = self.prompt_room(max_new_tokens if truncation != "error" else 0)
         fitted = []
         for row, ids in enumerate(prompts):
             if room is not None and len(ids) > room:
-                if long_prompts == "error" or room < 1:
+                if truncation == "error" or room < 1:
                     raise RequestError(
                         f"The prompt has {len(ids)} tokens and the engine takes at most {max(room, 0)}"
-                        + (f" beside {max_new_tokens} new ones." if long_prompts != "error" else "."),
+                        + (f" beside {max_new_tokens} new ones." if truncation != "error" else "."),
                         where=f"batch_input_ids[{row}]",
-                        remedy="Shorten it, pass long_prompts='keep_end' (or 'keep_start') to cut it, ask for fewer "
+                        remedy="Shorten it, pass truncation='left' (or 'right') to cut that end off, ask for fewer "
                         f"new tokens, or build with max_input_len={len(ids)}.",
                     )
-                ids = ids[-room:] if long_prompts == "keep_end" else ids[:room]
+                ids = ids[-room:] if truncation == "left" else ids[:room]
             fitted.append(ids)
         return fitted
 

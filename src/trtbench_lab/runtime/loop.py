@@ -9,6 +9,7 @@ import torch
 
 from ..errors import EngineError, RequestError
 from .beams import BeamResult, BeamSearch
+from .outputs import ends_with_stop_word
 from .request import GenerationRequest
 from .sampling import LogitsPipeline, RowSampler, SamplingRules
 from .session import Session
@@ -195,14 +196,6 @@ class BeamGeneration:
             for beam, rows in enumerate(beams):
                 for step, row in enumerate(rows):
                     yield (prompt, beam, step), row, result.tokens[prompt][beam][step]
-
-
-def ends_with_stop_word(new: Sequence[int], request: GenerationRequest, row: int) -> bool:
-    """Whether the row's new tokens end in one of its stop words; no part of the word may lie in the prompt."""
-    for word in request.stop_words[row] if request.stop_words else ():
-        if len(word) <= len(new) and tuple(new[-len(word) :]) == word:
-            return True
-    return False
 
 
 def _start(

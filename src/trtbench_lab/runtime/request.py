@@ -43,7 +43,7 @@ _WITHOUT_COUNTERPART = (
     "top_p_min",
     "top_p_reset_ids",
 )
-_OWN = ("long_prompts", "output_context_logits")
+_OWN = ("truncation", "output_context_logits")
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class GenerationRequest:
         Per row, token sequences that end it.
     early_stopping
         For beams: True, False or ``"never"``.
-    long_prompts
-        ``"error"``, ``"keep_end"`` or ``"keep_start"``.
+    truncation
+        What to do with a prompt that is too long: ``"error"``, or cut off its ``"left"`` or ``"right"`` end.
     output_context_logits
         Whether the logits of the prompts are returned.
     notes
@@ -78,7 +78,7 @@ class GenerationRequest:
     fill_id: int = 0
     stop_words: WordsPerRow = ()
     early_stopping: bool | str = True
-    long_prompts: str = "error"
+    truncation: str = "error"
     output_context_logits: bool = False
     notes: tuple[str, ...] = field(default=())
 
@@ -105,7 +105,7 @@ def settle(
         raise RequestError(
             f"sampling_config is a {type(base).__name__}.", where="sampling_config", remedy="Pass a SamplingConfig."
         )
-    long_prompts = given.pop("long_prompts", "error")
+    truncation = given.pop("truncation", "error")
     context_logits = bool(given.pop("output_context_logits", False))
     end_ids = _end_ids(given.pop("end_id", base.end_id), vocab_size)
     seeds = _seeds(given.pop("random_seed", base.random_seed), num_prompts)
@@ -137,7 +137,7 @@ def settle(
         fill_id=_fill_id(config, end_ids),
         stop_words=stop_words,
         early_stopping=early_stopping,
-        long_prompts=long_prompts,
+        truncation=truncation,
         output_context_logits=context_logits,
         notes=tuple(notes),
     )

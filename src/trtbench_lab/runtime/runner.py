@@ -52,7 +52,8 @@ class ModelRunner:
         prefill_chunk_tokens: int = PREFILL_CHUNK_TOKENS,
         name: str | None = None,
     ) -> None:
-        self.session = Session(executor, prefill_chunk_tokens=prefill_chunk_tokens)
+        longest = limits.max_input_len or prefill_chunk_tokens
+        self.session = Session(executor, prefill_chunk_tokens=min(prefill_chunk_tokens, longest))
         self.limits = limits
         self.name = name
 
@@ -138,7 +139,7 @@ class ModelRunner:
             (True, False, ``"never"``), ``repetition_penalty``, ``presence_penalty``, ``frequency_penalty``,
             ``min_length``, ``stop_words``, ``bad_words`` (token sequences for all rows, or a list of such lists a row),
             ``random_seed`` (one, or a list of one a row), ``output_log_probs``, ``output_logits``; and
-            ``output_context_logits``, ``long_prompts`` (``"error"``, ``"keep_end"``, ``"keep_start"``).
+            ``output_context_logits``, ``truncation`` (``"error"``, ``"left"``, ``"right"``).
 
         Returns
         -------
@@ -170,7 +171,7 @@ class ModelRunner:
     ) -> tuple[list[list[int]], GenerationRequest]:
         prompts = prompts_from_request(batch_input_ids, self.vocab_size)
         request = settle(sampling_config, keywords, num_prompts=len(prompts), vocab_size=self.vocab_size)
-        prompts = self.limits.fitted(prompts, request.long_prompts, request.config.max_new_tokens)
+        prompts = self.limits.fitted(prompts, request.truncation, request.config.max_new_tokens)
         self.limits.check_size([len(p) for p in prompts], request.config.max_new_tokens, request.config.num_beams)
         return prompts, request
 

@@ -42,11 +42,13 @@ def encode_prompts(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: 
     return prompts
 
 
-def new_tokens_of(outputs: Mapping[str, Any], row: int, beam: int = 0) -> list[int]:
-    """Return one row's generated tokens, without prompt, end token and padding."""
+def new_tokens_of(outputs: Mapping[str, Any], row: int, beam: int = 0, *, with_end: bool = False) -> list[int]:
+    """Return one row's generated tokens without prompt and padding, and its end token only if asked."""
     start = int(outputs["input_lengths"][row])
     end = int(outputs["sequence_lengths"][row, beam])
-    return [int(token) for token in outputs["output_ids"][row, beam, start:end].tolist()]
+    end += with_end and outputs["finish_reasons"][row][beam] == "end_id"
+    tokens: list[int] = outputs["output_ids"][row, beam, start:end].tolist()
+    return tokens
 
 
 def decode_outputs(tokenizer: Any, outputs: Mapping[str, Any], *, skip_special_tokens: bool = True) -> list[list[str]]:
