@@ -19,7 +19,6 @@ from ..storage import storage_error
 from .hub_errors import transport_errors
 from .hub_files import HubFile
 
-CHUNK_BYTES = 1 << 20
 ATTEMPTS = 5  # attempts in a row that bring no new byte, before the transfer is given up
 FIRST_WAIT_S = 1.0  # doubled from attempt to attempt
 LONGEST_WAIT_S = 30.0
@@ -156,7 +155,8 @@ class Transfer:
             )  # fmt: skip
 
     def _chunks(self, response: Any) -> Iterator[bytes]:
-        for chunk in response.iter_bytes(CHUNK_BYTES):
+        # Pieces as they come (64 KiB): with a size given, the library gathers, and a drop loses what it has gathered.
+        for chunk in response.iter_bytes():
             self._check_stop()
             yield chunk
 
