@@ -36,7 +36,7 @@ class BenchConfig(Spec):
     mode: str = option(
         default="static",
         help="static: a fixed batch at a time; serving: requests that arrive at a rate.",
-        choices=("static", "serving"),
+        choices=("static",),
         later={"serving": _SERVING, "throughput": _SERVING},
         synonyms={"latency": "static", "plugin": "static", "ootb": "static", "ootb-except-mha": "static"},
         remarks=dict.fromkeys(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from ..bench import BenchConfig
 from ..build import BACKENDS
-from ..coerce import Unfit
 from ..options import Spec, option
 from .shared import engine_dir_option, hf_dtype_option, hf_model_dir_option, name_option, trust_remote_code_option
 
-RESULT_KINDS = ("download", "convert", "quantize", "build", "run", "compare", "summarize", "bench", "doctor")
+RESULT_KINDS = ("download", "convert", "quantize", "build", "run", "compare", "summarize", "bench", "perplexity")
 
 
 class BenchSpec(Spec):
@@ -29,25 +28,15 @@ class BenchSpec(Spec):
     name: str | None = name_option()
 
 
-def _ids(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.replace(";", ",").split(",") if part.strip()]
-    except ValueError:
-        raise Unfit(f"must be numbers of results such as '3,7', not {text!r}") from None
-
-
 class HistorySpec(Spec):
     """List, show, compare and export the results kept so far."""
 
-    ids: tuple[int, ...] = option(
+    ids: tuple[str, ...] = option(
         default=(),
         help="Results to show; none means the latest of all.",
-        parse=_ids,
-        render=lambda value: ",".join(str(number) for number in value),
         positional=0,
         nargs="+",
         metavar="ID",
-        minimum=1,
         group="history",
     )
     kind: str | None = option(default=None, help="Only results of this verb.", choices=RESULT_KINDS, group="history")
