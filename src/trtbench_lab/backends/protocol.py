@@ -22,11 +22,13 @@ visible, and overwritten by the row's next tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from ..network.signature import TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -34,29 +36,17 @@ if TYPE_CHECKING:
     from ..specs import BuildConfig, ModelConfig
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """One named input or output of an engine.
-
-    Attributes
-    ----------
-    name
-        The name to bind.
-    mode
-        ``"input"`` or ``"output"``.
-    dtype
-        Torch's name of the element type, for example ``"float32"`` or ``"int64"``.
-    shape
-        Sizes; a string names a dynamic dimension, and equal names must be equal sizes in one run.
-    aliases
-        For an output that shares its memory with an input: that input's name. It needs no binding of its own.
-    """
-
-    name: str
-    mode: str
-    dtype: str
-    shape: tuple[int | str, ...]
-    aliases: str | None = None
+__all__ = [
+    "Availability",
+    "BuildReporter",
+    "Builder",
+    "EngineDescription",
+    "Executor",
+    "QuietReporter",
+    "Resolution",
+    "TensorSpec",
+    "engine_file_name",
+]
 
 
 @dataclass(frozen=True)
@@ -226,6 +216,3 @@ class Builder(Protocol):
 def engine_file_name(rank: int) -> str:
     """Return the name of a rank's engine file in an engine folder."""
     return f"rank{rank}.engine"
-
-
-BindingMap = Mapping[str, "torch.Tensor"]

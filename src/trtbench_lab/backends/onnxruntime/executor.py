@@ -1,0 +1,104 @@
+"""Runs an engine with ONNX Runtime: torch tensors are bound where they lie, and the cache is updated in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ...errors import EngineError
+from ...network.signature import TensorSpec
+from ...specs import ModelConfig
+from ..bindings import Bindings
+
+_NUMPY_NAMES = {"int64": "int64", "float32": "float32", "float16": "float16"}
+
+
+class OnnxRuntimeExecutor:
+    """See `backends.protocol.Executor`.
+
+    Parameters
+    ----------
+    session
+        A loaded session.
+    io, config
+        What the engine binds; the model.
+    max_positions
+        Positions that the engine's tables reach.
+    weights_bytes
+        Size of the weights, for `memory`.
+    """
+
+    backend = "onnxruntime"
+
+    def __init__(
+        self, session: Any, io: Sequence[TensorSpec], config: ModelConfig, *, max_positions: int, weights_bytes: int
+    ):
+        import numpy as np
+
+        self.device = torch.device("cpu")
+        self.io = tuple(io)
+        self.config = config
+        self.guards_writes = True
+        self._session: Any | None = session
+        self._binding = session.io_binding()
+        self._bindings = Bindings(io, self.device, max_positions=max_positions, vocab_size=config.vocab_size)
+        self._weights_bytes = weights_bytes
+        self._types = {spec.name: np.dtype(_NUMPY_NAMES[spec.dtype]).type for spec in io}
+        self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}
+
+    def bind(self, name: str, tensor: torch.Tensor) -> None:
+        """Bind a CPU tensor to an input or output; see the protocol."""
+        self._open_session()
+        spec = self._bindings.bind(name, tensor)
+        place = (tensor.data_ptr(), tuple(tensor.shape))
+        if spec.aliases is not None or self._bound.get(name) == place:
+            return
+        self._bound[name] = place
+        if spec.mode == "output":
+            self._bind_output(name, place)
+            return
+        self._binding.bind_input(name, "cpu", 0, self._types[name], list(place[1]), place[0])
+        if output := self._bindings.alias_of(name):
+            self._bind_output(output, place)
+
+    def run(self, stream: Any | None = None) -> None:
+        """Run once; returns when the outputs are written. `stream` means nothing on a CPU."""
+        session = self._open_session()
+        self._bindings.sizes()
+        if self.guards_writes:
+            self._bindings.guard()
+        try:
+            session.run_with_iobinding(self._binding)
+        except Exception as error:  # see open_session
+            raise EngineError(
+                "ONNX Runtime failed while running the engine.",
+                where=self.backend,
+                remedy="Look at the details; a request within the engine's limits should never come here.",
+                details=f"{type(error).__name__}: {error}",
+            ) from error
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: `run` returns when it is done."""
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes of the weights (pages of the engine's file) and of the caches now bound."""
+        cache = sum(tensor.nbytes for name, tensor in self._bindings.tensors.items() if name.startswith("past_"))
+        return {"weights_bytes": self._weights_bytes, "cache_bytes": cache}
+
+    def close(self) -> None:
+        """Free the session and everything bound."""
+        self._session = self._binding = None
+        self._bindings.clear()
+        self._bound.clear()
+
+    def _bind_output(self, name: str, place: tuple[int, tuple[int, ...]]) -> None:
+        self._binding.bind_output(name, "cpu", 0, self._types[name], list(place[1]), place[0])
+
+    def _open_session(self) -> Any:
+        if self._session is None:
+            raise EngineError(
+                "The engine is closed.", where=self.backend, remedy="Load it again with Engine.executor()."
+            )
+        return self._session

@@ -1,0 +1,72 @@
+"""The ONNX Runtime session of an engine: which options it runs with, and why."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import EngineError, require
+
+_QUIET = 3
+"""Errors and worse; what the user must know is raised."""
+
+
+def onnxruntime() -> Any:
+    """Import onnxruntime, or say which extra brings it."""
+    return require("onnxruntime", extra="onnxruntime", purpose="run engines of the onnxruntime backend")
+
+
+def graph_level(opt_level: int) -> str:
+    """Return ONNX Runtime's name of an optimization level 0 … 5: off, basic, extended, and all from 3 on."""
+    return (
+        ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED")[opt_level] if opt_level < 3 else "ORT_ENABLE_ALL"
+    )
+
+
+def open_session(path: Path, *, opt_level: int, packs_weights: bool, profile_prefix: str | None = None) -> Any:
+    """Load an engine file.
+
+    Parameters
+    ----------
+    path
+        The engine; its data file lies beside it.
+    opt_level
+        0 … 5, as built.
+    packs_weights
+        True lets kernels rearrange weights into memory of their own, which weight-only products need. False leaves
+        weights where they are, in pages of the file: loading takes 0.1 s and no memory instead of 0.8 s and a copy.
+    profile_prefix
+        Where to write a profile of every node; None writes none.
+
+    Raises
+    ------
+    EngineError
+        When the file is damaged or another version of ONNX Runtime is needed.
+    """
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, graph_level(opt_level))
+    # torch's own setting rules: one knob for both sides of a comparison, and OMP_NUM_THREADS is honoured.
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    # An arena keeps the largest prompt's activations for ever; the C allocator gives them back.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.log_severity_level = _QUIET
+    if not packs_weights:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if profile_prefix is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile_prefix
+    try:
+        return ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a dozen types of its own, and RuntimeError
+        raise EngineError(
+            "ONNX Runtime cannot load the engine.",
+            where=str(path),
+            remedy="Build the engine again; if it was just built, look at the details.",
+            details=f"{type(error).__name__}: {error}",
+        ) from error

@@ -1,0 +1,111 @@
+"""Settle a build configuration for a backend that has neither TensorRT's plugins nor its builder options."""
+
+from __future__ import annotations
+
+from ..errors import BuildError, SpecError
+from ..network.decoder import check_supported
+from ..quantization.weight_only import scheme_from_config
+from ..specs import BuildConfig, ModelConfig, PluginConfig
+
+# Options that only TensorRT's builder has: field → what it would have been for.
+_TENSORRT_ONLY = {
+    "weight_streaming": "streams weights from host memory",
+    "strip_plan": "leaves weights out of the engine",
+    "refit": "lets weights be replaced later",
+    "timing_cache": "keeps kernel timings",
+    "enable_debug_output": "gives intermediate tensors",
+}
+_ON = ("enable", "auto", True)
+
+
+def resolve_without_plugins(
+    model_config: ModelConfig, build_config: BuildConfig, backend: str, *, compute_dtypes: tuple[str, ...], reason: str
+) -> tuple[BuildConfig, list[str]]:
+    """Return the configuration that `backend` builds, and a sentence for each choice and each option not honoured.
+
+    Parameters
+    ----------
+    model_config, build_config
+        What was asked for.
+    backend
+        Its name, for the sentences.
+    compute_dtypes
+        Types it computes in here, the preferred fallback first.
+    reason
+        Why other types are not among them, as the end of a sentence.
+
+    Raises
+    ------
+    BuildError
+        When the network or the quantization of the model cannot be built.
+    """
+    try:
+        check_supported(model_config)
+        scheme_from_config(model_config.quantization)
+    except SpecError as error:
+        raise BuildError(error.what, where=error.where, remedy=error.remedy) from error
+    resolved, notes = build_config.resolved(model_config)
+    dtype, dtype_note = _compute_dtype(model_config, build_config, compute_dtypes, reason)
+    notes += dtype_note
+    plugins, plugin_notes = _plugins(build_config.plugin_config, backend)
+    notes += plugin_notes
+    changes: dict[str, object] = {"backend": backend, "compute_dtype": dtype, "plugin_config": plugins}
+    defaults = BuildConfig()
+    for name, purpose in _TENSORRT_ONLY.items():
+        if getattr(build_config, name) != getattr(defaults, name):
+            changes[name] = getattr(defaults, name)
+            notes.append(f"{name} has no effect: it {purpose}, in the tensorrt backend only.")
+    if build_config.profiling_verbosity != defaults.profiling_verbosity:
+        changes["profiling_verbosity"] = defaults.profiling_verbosity
+        notes.append(f"profiling_verbosity has no effect: the {backend} engine always keeps its layers' names.")
+    if build_config.max_num_tokens is not None:
+        changes["max_num_tokens"] = None
+        notes.append("max_num_tokens has no effect: it bounds packed input, and this engine's input is padded.")
+    if build_config.max_prompt_embedding_table_size:
+        changes["max_prompt_embedding_table_size"] = 0
+        notes.append("max_prompt_embedding_table_size has no effect: prompt tuning is not executed by this version.")
+    if not build_config.strongly_typed:
+        changes["strongly_typed"] = True
+        notes.append("strongly_typed stays on: weak typing no longer exists, in TensorRT 11 either.")
+    return resolved.replace(**changes), notes
+
+
+def _compute_dtype(
+    model_config: ModelConfig, build_config: BuildConfig, available: tuple[str, ...], reason: str
+) -> tuple[str, list[str]]:
+    asked = build_config.compute_dtype
+    wanted = model_config.dtype if asked == "auto" else asked
+    if wanted in available:
+        return wanted, []
+    source = f"the checkpoint is {wanted}" if asked == "auto" else f"compute_dtype {wanted} was asked for"
+    return available[0], [f"Computes in {available[0]}, though {source}: {reason}."]
+
+
+def _plugins(asked: PluginConfig, backend: str) -> tuple[PluginConfig, list[str]]:
+    """Turn off what needs a plugin; say so where it was on, in one sentence for defaults and one for each wish."""
+    defaults, notes = PluginConfig(), []
+    changes: dict[str, object] = {}
+    wished, by_default = [], []
+    for info in PluginConfig.options():
+        value, off = getattr(asked, info.name), _off_value(getattr(defaults, info.name))
+        if off is None or value == off:
+            continue
+        changes[info.name] = off
+        if value != getattr(defaults, info.name):
+            wished.append(info.name)
+        elif info.name in ("gpt_attention_plugin", "context_fmha", "remove_input_padding", "paged_kv_cache"):
+            by_default.append(info.name)
+    if by_default:
+        notes.append(
+            f"{', '.join(by_default)}: off, since packed input, paged cache and their fused attention are TensorRT "
+            f"plugins; the {backend} backend runs its own attention layers over a padded batch and a contiguous cache."
+        )
+    notes += [f"{name} has no effect: the {backend} backend has no such plugin." for name in wished]
+    return asked.replace(**changes), notes
+
+
+def _off_value(default: object) -> object | None:
+    """Return what 'off' is for an option with this default; None for options that are sizes."""
+    if isinstance(default, bool):
+        return False
+    return "disable" if isinstance(default, str) else None

@@ -1,0 +1,160 @@
+"""Builds and loads engines of the torch backend: the decoder's own modules over a file laid out for the device."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+from ...checkpoint import open_checkpoint
+from ...errors import EngineError
+from ...network.communicator import Communicator
+from ...specs import BuildConfig, ModelConfig
+from ..protocol import Availability, BuildReporter, EngineDescription, Resolution, engine_file_name
+from ..resolve import resolve_without_plugins
+from ..trial import trial_run
+from .engine_file import IN_OUT, OUT_IN, EngineLayout, engine_decoder, layout_of, load_decoder, write_engine_file
+from .executor import TorchExecutor
+
+
+class TorchBuilder:
+    """See `backends.protocol.Builder`."""
+
+    backend = "torch"
+
+    def version(self) -> str:
+        """Return the version of torch, which carries the CUDA version of its build."""
+        return f"torch {torch.__version__}"
+
+    def available(self) -> Availability:
+        """Always: torch is a base dependency."""
+        return Availability(True)
+
+    def machine_key(self) -> str:
+        """Return the processor's family, and with a GPU its compute capability."""
+        if torch.cuda.is_available():
+            major, minor = torch.cuda.get_device_capability()
+            return f"{platform.machine()} cuda sm{major}{minor}"
+        return f"{platform.machine()} cpu"
+
+    def resolve(self, model_config: ModelConfig, build_config: BuildConfig) -> Resolution:
+        """Settle the configuration; see the protocol."""
+        if default_device().type == "cuda":
+            dtypes: tuple[str, ...] = ("float16", "bfloat16", "float32")
+            reason = ""
+        elif build_config.compute_dtype == "auto":
+            dtypes, reason = ("float32",), "a CPU computes float16 and bfloat16 several times slower"
+        else:
+            dtypes, reason = ("float32", "float16", "bfloat16"), ""
+        config, notes = resolve_without_plugins(
+            model_config, build_config, self.backend, compute_dtypes=dtypes, reason=reason
+        )
+        if build_config.opt_level != BuildConfig().opt_level:
+            notes.append("opt_level has no effect: the torch backend has one form of each layer.")
+        if build_config.visualize and model_config.mapping.tp_size > 1:
+            notes.append("visualize has no effect: a network split over tensor-parallel ranks is not exported to ONNX.")
+            config = config.replace(visualize=False)
+        if model_config.quantization.quant_algo is not None:
+            notes.append(
+                "Weight-only layers rebuild the dense weight in every step: exact, and slower than dense ones."
+            )
+        return Resolution(config, notes)
+
+    def build(
+        self, checkpoint_dir: Path, rank: int, build_config: BuildConfig, output_dir: Path, report: BuildReporter
+    ) -> None:
+        """Write ``rank{R}.engine``, and with `visualize` the portable network of rank 0."""
+        with report.phase("load checkpoint"):
+            checkpoint = open_checkpoint(checkpoint_dir)
+            config = checkpoint.config.replace(mapping=checkpoint.config.mapping.with_rank(rank))
+            weights = checkpoint.rank(rank)
+        device = default_device()
+        max_positions = build_config.resolved_max_seq_len(config)
+        layout = EngineLayout(IN_OUT if device.type == "cpu" else OUT_IN, build_config.compute_dtype, max_positions)
+        if build_config.visualize and rank == 0:
+            with report.phase("write portable network"):
+                from ...network.export import export_onnx
+
+                export_onnx(
+                    config,
+                    weights,
+                    output_dir / "network.onnx",
+                    max_positions=max_positions,
+                    dtype=getattr(torch, layout.dtype),
+                    log=report.log,
+                )
+            report.check_cancelled()
+        path = output_dir / engine_file_name(rank)
+        with report.phase("write engine"):
+            write_engine_file(path, config, weights, layout, report.check_cancelled)
+        report.check_cancelled()
+        if config.mapping.tp_size == 1:
+            with report.phase("verify engine"):
+                executor = _load(path, config, device, None)
+                trial_run(executor)
+                executor.close()
+
+    def load(
+        self,
+        engine_dir: Path,
+        rank: int,
+        engine_config: EngineDescription,
+        *,
+        device: str | None = None,
+        communicator: Communicator | None = None,
+    ) -> TorchExecutor:
+        """Load one rank onto `device` (None: the first GPU, else the CPU).
+
+        Parameters
+        ----------
+        communicator
+            Collectives of the tensor-parallel group; needed when ``tp_size`` is above 1.
+        """
+        config = engine_config.pretrained_config
+        config = config.replace(mapping=config.mapping.with_rank(rank))
+        path = engine_dir / engine_file_name(rank)
+        if not path.is_file():
+            raise EngineError("The engine file is missing.", where=str(path), remedy="Build the engine again.")
+        if config.mapping.tp_size > 1 and communicator is None:
+            raise EngineError(
+                f"The engine is split over {config.mapping.tp_size} ranks that must talk to each other.",
+                where=str(path),
+                remedy="Load it with a communicator, one process a rank; or convert the model with tp_size 1.",
+            )
+        return _load(path, config, _device(device), communicator)
+
+
+def _load(path: Path, config: ModelConfig, device: torch.device, communicator: Communicator | None) -> TorchExecutor:
+    layout = layout_of(path)
+    decoder = engine_decoder(config, layout, communicator)
+    weights_bytes = load_decoder(path, device, decoder, layout)
+    return TorchExecutor(decoder, config, device, layout.dtype, weights_bytes=weights_bytes)
+
+
+def default_device() -> torch.device:
+    """Return the first GPU, or the CPU where there is none."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return default_device()
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise EngineError(
+            f"The device {name!r} cannot be used here.",
+            where="device",
+            remedy="Use 'cpu', or 'cuda:0' on a machine with an NVIDIA GPU and a CUDA build of torch.",
+            details=str(error),
+        ) from error
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def builder() -> TorchBuilder:
+    """Return the backend's builder (see `backends.registry`)."""
+    return TorchBuilder()

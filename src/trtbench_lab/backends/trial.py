@@ -1,0 +1,47 @@
+"""A first run of a fresh engine: two prompt tokens, then one more, so that a broken engine never leaves its build."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import BuildError
+from ..network.signature import BATCH, CAPACITY, LENGTH, LOGITS
+from .protocol import Executor
+
+
+def trial_run(executor: Executor) -> None:
+    """Run a tiny prompt and one decode step.
+
+    Raises
+    ------
+    BuildError
+        When logits are not finite, or keys did not arrive in the bound cache.
+    """
+    sizes = {BATCH: 1, LENGTH: 2, LOGITS: 1, CAPACITY: 4}
+    tensors: dict[str, torch.Tensor] = {}
+    for spec in executor.io:
+        if spec.aliases is None:
+            shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
+            tensors[spec.name] = torch.zeros(shape, dtype=getattr(torch, spec.dtype), device=executor.device)
+            executor.bind(spec.name, tensors[spec.name])
+    executor.run()
+    executor.synchronize()
+    for name in [name for name in ("input_ids", "hidden_states_input", "hidden_states_output") if name in tensors]:
+        executor.bind(name, tensors[name][:, :1].contiguous())
+    tensors["write_indices"].fill_(2)
+    executor.run()
+    executor.synchronize()
+    logits = tensors.get("logits")
+    if logits is not None and not bool(torch.isfinite(logits).all()):
+        raise BuildError(
+            "The engine gives logits that are not finite.",
+            where=executor.backend,
+            remedy="The weights overflow the type of the computation: build with compute_dtype float32 or bfloat16.",
+        )
+    written = torch.stack([tensors["past_key_0"][:, :, slot].abs().sum() for slot in range(4)])
+    if bool((written[:3] == 0).any()) or bool(written[3] != 0):
+        raise BuildError(
+            "The engine does not update its cache in place.",
+            where=executor.backend,
+            remedy="This version of the backend's runtime is not supported: install one within the stated bounds.",
+        )

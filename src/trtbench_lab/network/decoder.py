@@ -1,0 +1,228 @@
+"""The decoder: every family's network, from the traits of its `ModelConfig`.
+
+Parameter names equal checkpoint tensor names. A rank of a pipeline holds its own layers, numbered from 0, as its
+checkpoint file does.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import SpecError
+from ..quantization.weight_only import WeightOnlyScheme, scheme_from_config
+from ..specs import Mapping, ModelConfig
+from . import ops
+from .attention import Attention, StepContext
+from .communicator import Communicator, SingleRank
+from .embedding import Embedding
+from .linear import Linear
+from .mlp import ACTIVATIONS, Mlp
+from .norm import NORMS
+from .rotary import rotary_tables
+from .signature import kv_heads_per_rank
+
+POSITIONS = ("learned_absolute", "rope_gpt_neox", "rope_gptj")
+
+
+class DecoderLayer(nn.Module):
+    """Norm → attention → add → norm → MLP → add."""
+
+    def __init__(self, input_layernorm: nn.Module, attention: Attention, post_layernorm: nn.Module, mlp: Mlp):
+        super().__init__()
+        self.input_layernorm, self.attention = input_layernorm, attention
+        self.post_layernorm, self.mlp = post_layernorm, mlp
+
+    def forward(
+        self, x: torch.Tensor, step: StepContext, past_key: torch.Tensor, past_value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        attended, key, value = self.attention(self.input_layernorm(x), step, past_key, past_value)
+        x = x + attended
+        return x + self.mlp(self.post_layernorm(x)), key, value
+
+
+class Decoder(nn.Module):
+    """One rank's part of a decoder-only model.
+
+    Parameters
+    ----------
+    config
+        The model.
+    mapping
+        The rank; None takes the configuration's own.
+    max_positions
+        Positions that an engine can reach, which sizes the rotary tables; None takes the model's own limit.
+    communicator
+        Collectives of the tensor-parallel group; None is right for one rank.
+    num_layers
+        Make only the rank's first layers; export does so and repeats them. None makes all.
+
+    Raises
+    ------
+    SpecError
+        For a trait that the network does not have.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        mapping: Mapping | None = None,
+        *,
+        max_positions: int | None = None,
+        communicator: Communicator | None = None,
+        num_layers: int | None = None,
+    ):
+        super().__init__()
+        check_supported(config)
+        self.config = config
+        self.mapping = mapping or config.mapping
+        self.communicator: Communicator = communicator or SingleRank()
+        self.max_positions = max_positions or config.max_position_embeddings
+        self.learned_positions = config.position_embedding_type == "learned_absolute"
+
+        self.transformer = nn.Module()
+        if self.mapping.is_first_pp_rank:
+            self.transformer.vocab_embedding = self._embedding(config.vocab_size)
+            if self.learned_positions:
+                self.transformer.position_embedding = self._embedding(config.max_position_embeddings)
+        layers = self.mapping.pp_layers(config.num_hidden_layers)[:num_layers]
+        self.transformer.layers = nn.ModuleList([self._layer(number) for number in layers])
+        if self.mapping.is_last_pp_rank:
+            self.transformer.ln_f = self._norm()
+            if not config.share_embedding_table:
+                rows = config.padded_vocab_size(self.mapping.tp_size) // self.mapping.tp_size
+                self.lm_head = self._linear("lm_head", config.hidden_size, rows, bias=False)
+        for name, table in self.rotary_tables().items():
+            self.register_buffer(name, table.to(torch.get_default_device()), persistent=False)
+
+    def rotary_tables(self) -> dict[str, torch.Tensor]:
+        """Return the tables that are computed rather than read: none, or ``rotary_cos`` and ``rotary_sin``, float32."""
+        config = self.config
+        if not config.uses_rope:
+            return {}
+        cos, sin = rotary_tables(config.rotary_dim, config.rotary_base, config.rotary_scaling, self.max_positions)
+        return {"rotary_cos": cos, "rotary_sin": sin}
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        write_indices: torch.Tensor,
+        logit_indices: torch.Tensor | None,
+        caches: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Run T new tokens a row.
+
+        Parameters
+        ----------
+        tokens
+            (B, T) int64 token ids; on later pipeline stages (B, T, hidden) hidden states.
+        write_indices
+            (B,) int64: tokens of each row already in the cache.
+        logit_indices
+            (B, K) int64 positions within T whose logits are wanted; None on stages before the last.
+        caches
+            past_key_0, past_value_0, past_key_1, … each (B, Hkv, S, D), changed in place when run eagerly.
+
+        Returns
+        -------
+        logits (B, K, V) float32, or hidden states (B, T, hidden) before the last stage; and the caches.
+        """
+        positions = ops.token_positions(tokens, write_indices)  # (B, T)
+        mask = ops.visible_keys(positions, caches[0], self.config.sliding_window)  # (B, 1, T, S)
+        # Padding at a row's end may lie beyond the tables; it takes the last position, and nobody reads its result.
+        positions = positions.clamp_max(self.max_positions - 1)
+        x = tokens
+        if self.mapping.is_first_pp_rank:
+            x = self.transformer.vocab_embedding(tokens)  # (B, T, hidden)
+            if self.learned_positions:
+                x = x + self.transformer.position_embedding(positions)
+        cos = sin = None
+        if self.config.uses_rope:
+            cos, sin = F.embedding(positions, self.rotary_cos), F.embedding(positions, self.rotary_sin)  # (B, T, R)
+        step = StepContext(write_indices, mask, cos, sin)
+        presents = []
+        for number, layer in enumerate(self.transformer.layers):
+            x, key, value = layer(x, step, caches[2 * number], caches[2 * number + 1])
+            presents += [key, value]
+        if not self.mapping.is_last_pp_rank or logit_indices is None:
+            return x, presents
+        return self._logits(x, logit_indices), presents
+
+    def _logits(self, x: torch.Tensor, logit_indices: torch.Tensor) -> torch.Tensor:
+        x = self.transformer.ln_f(ops.select_tokens(x, logit_indices))  # (B, K, hidden)
+        if self.config.share_embedding_table:
+            logits = ops.linear(x, self.transformer.vocab_embedding.weight, None)
+        else:
+            logits = self.lm_head(x)
+        logits = self.communicator.all_gather(logits, -1)
+        if logits.shape[-1] != self.config.vocab_size:
+            logits = logits[..., : self.config.vocab_size]
+        return logits.float()
+
+    def _layer(self, number: int) -> DecoderLayer:
+        config, tp = self.config, self.mapping.tp_size
+        name = f"transformer.layers.{number}"
+        num_heads, num_kv_heads = config.num_attention_heads // tp, kv_heads_per_rank(config, self.mapping)
+        width, mlp_width = config.head_width, config.mlp_width // tp
+        attention = Attention(
+            self._linear(
+                f"{name}.attention.qkv", config.hidden_size, (num_heads + 2 * num_kv_heads) * width, config.qkv_bias
+            ),
+            self._linear(
+                f"{name}.attention.dense", num_heads * width, config.hidden_size, config.dense_bias, by_input=True
+            ),
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_size=width,
+            interleaved=config.position_embedding_type == "rope_gptj",
+        )
+        fc = self._linear(f"{name}.mlp.fc", config.hidden_size, mlp_width, config.mlp_bias)
+        proj = self._linear(f"{name}.mlp.proj", mlp_width, config.hidden_size, config.mlp_bias, by_input=True)
+        gate = None
+        if config.gated_mlp:
+            gate = self._linear(f"{name}.mlp.gate", config.hidden_size, mlp_width, config.mlp_bias)
+        return DecoderLayer(self._norm(), attention, self._norm(), Mlp(fc, proj, gate, config.hidden_act))
+
+    def _linear(self, name: str, in_features: int, out_features: int, bias: bool, *, by_input: bool = False) -> Linear:
+        reduce = self.communicator if by_input and self.mapping.tp_size > 1 else None
+        return Linear(in_features, out_features, bias=bias, scheme=self._scheme(name), reduce=reduce)
+
+    def _scheme(self, module: str) -> WeightOnlyScheme | None:
+        quantization = self.config.quantization
+        return None if quantization.excludes(module) else scheme_from_config(quantization)
+
+    def _norm(self) -> nn.Module:
+        return NORMS[self.config.norm_type](self.config.hidden_size, self.config.norm_epsilon)
+
+    def _embedding(self, num_rows: int) -> Embedding:
+        config, tp = self.config, self.mapping.tp_size
+        if not config.use_parallel_embedding or tp == 1:
+            return Embedding(num_rows, config.hidden_size)
+        if config.embedding_sharding_dim == 1:
+            return Embedding(num_rows, config.hidden_size // tp, communicator=self.communicator, split_dim=1)
+        rows = -(-num_rows // tp)
+        first_row = self.mapping.tp_rank * rows
+        return Embedding(rows, config.hidden_size, communicator=self.communicator, split_dim=0, first_row=first_row)
+
+
+def check_supported(config: ModelConfig) -> None:
+    """Raise `SpecError` for the first trait of `config` that the network does not have."""
+    if config.position_embedding_type not in POSITIONS:
+        raise SpecError(
+            f"Positions of type {config.position_embedding_type!r} are not supported.",
+            where="position_embedding_type",
+            remedy=f"Supported: {', '.join(POSITIONS)}.",
+        )
+    if config.hidden_act not in ACTIVATIONS:
+        raise SpecError(
+            f"The activation {config.hidden_act!r} is not supported.",
+            where="hidden_act",
+            remedy=f"Supported: {', '.join(ACTIVATIONS)}.",
+        )
+    if config.quantization.kv_cache_quant_algo is not None:
+        raise SpecError(
+            f"A K/V cache of type {config.quantization.kv_cache_quant_algo} cannot be executed by this version.",
+            where="quantization.kv_cache_quant_algo",
+            remedy="Leave it out: the cache then has the type of the computation.",
+        )

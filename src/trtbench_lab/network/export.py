@@ -1,0 +1,286 @@
+"""From a configuration to an ONNX network: traced without weights, which are attached by their checkpoint names."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from ..errors import BuildError, SpecError
+from ..specs import Mapping, ModelConfig
+from ..storage import storage_error
+from .decoder import Decoder
+from .export_log import LogSink, captured_log
+from .initializers import PAGE_BYTES, DataFile, Initializer, Weights, constant, from_checkpoint
+from .linear import Linear
+from .loading import cast_floats
+from .onnx_functions import FUNCTION_VERSION, OPSET, functions_for
+from .onnx_translation import translation_table
+from .quantized_initializers import quantized_initializers
+from .signature import BATCH, CAPACITY, LENGTH, LOGITS, TensorSpec, signature
+from .unroll import layers_are_alike, unroll_layers
+
+IR_VERSION = 11
+
+
+@dataclass
+class ExportedNetwork:
+    """An ONNX network whose initializers have names, types and shapes, and recipes for their contents.
+
+    Attributes
+    ----------
+    model
+        The network; `write` fills its initializers in.
+    initializers
+        Name → content.
+    io
+        Its inputs and outputs.
+    quantized
+        Each quantized linear layer (on the meta device), by module name.
+    """
+
+    model: ir.Model
+    initializers: dict[str, Initializer]
+    io: tuple[TensorSpec, ...]
+    quantized: dict[str, Linear]
+
+    def write(
+        self, path: Path, weights: Weights, *, alignment: int = PAGE_BYTES, each: Callable[[], None] | None = None
+    ) -> None:
+        """Write the network to `path` and its weights beside it, a tensor at a time.
+
+        Parameters
+        ----------
+        path
+            The ONNX file.
+        weights
+            The rank's tensors by checkpoint name.
+        alignment
+            Multiple at which each tensor starts in the data file ``{path}.data``.
+        each
+            Called before each tensor; may raise to stop.
+        """
+        with DataFile(path.with_name(f"{path.name}.data"), alignment=alignment) as data:
+            for name, value in self.model.graph.initializers.items():
+                if each is not None:
+                    each()
+                value.const_value = data.append(name, self.initializers[name], weights)
+        proto = ir.serde.serialize_model(self.model)
+        try:
+            path.write_bytes(proto.SerializeToString())
+        except OSError as error:
+            raise storage_error(error, path, "write the network") from error
+
+
+def export_onnx(
+    config: ModelConfig,
+    weights: Weights,
+    path: Path,
+    *,
+    mapping: Mapping | None = None,
+    max_positions: int | None = None,
+    capacity: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    log: LogSink | None = None,
+) -> None:
+    """Write the portable network of one rank with its weights: the file that TensorRT parses and ONNX Runtime runs.
+
+    Parameters are those of `export_network` and `ExportedNetwork.write`.
+    """
+    network = export_network(config, mapping, max_positions=max_positions, capacity=capacity, dtype=dtype, log=log)
+    network.write(path, weights)
+
+
+def export_network(
+    config: ModelConfig,
+    mapping: Mapping | None = None,
+    *,
+    max_positions: int | None = None,
+    capacity: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    log: LogSink | None = None,
+    repeat_layers: bool = True,
+) -> ExportedNetwork:
+    """Trace the decoder to ONNX; no weight is read or made.
+
+    Parameters
+    ----------
+    config, mapping
+        The model and the rank; None takes the configuration's own mapping.
+    max_positions
+        Positions the engine can reach (sizes the rotary tables); None takes the model's limit.
+    capacity
+        Tokens a cache row holds, where the reader needs a constant (TensorRT does); None leaves it open.
+    dtype
+        Type of the computation; weights are converted to it.
+    log
+        Takes the exporter's warnings, a line at a time.
+    repeat_layers
+        Trace two layers and repeat the second, when all layers are alike: tracing takes 0.5 s a layer.
+
+    Raises
+    ------
+    BuildError
+        When the exporter fails, or for a network that is split over tensor-parallel ranks.
+    SpecError
+        For a trait that the network does not have.
+    """
+    mapping = mapping or config.mapping
+    if mapping.tp_size > 1:
+        raise BuildError(
+            "Networks split over tensor-parallel ranks are not exported to ONNX by this version.",
+            where="mapping.tp_size",
+            remedy="Use the torch backend for several ranks, or convert with tp_size 1.",
+        )
+    with torch.device("meta"):
+        whole = Decoder(config, mapping, max_positions=max_positions)
+    num_layers = len(whole.transformer.layers)
+    traced_layers = 2 if repeat_layers and num_layers > 2 and layers_are_alike(whole) else num_layers
+    try:
+        with captured_log(log):
+            model = _trace(config, mapping, traced_layers, max_positions, dtype)
+    except SpecError:
+        raise
+    except Exception as error:
+        raise BuildError(
+            "torch.onnx could not export the network.",
+            where=config.architecture,
+            remedy="Look at the details; a torch or onnxscript outside of the supported versions is the usual cause.",
+            details=f"{type(error).__name__}: {error}",
+        ) from error
+    if num_layers > traced_layers:
+        unroll_layers(model.graph, num_layers)
+    io = signature(config, mapping, str(dtype).removeprefix("torch."), capacity=capacity or CAPACITY)
+    _name_tensors(model.graph, io)
+    _drop_metadata(model)
+    for node in model.graph:
+        if node.op_type == "Split":  # told how many results there are, while tracing; their sizes say it as well
+            node.attributes.pop("num_outputs", None)
+    _add_functions(model)
+    quantized = {name: module for name, module in whole.named_modules() if isinstance(module, Linear) and module.scheme}
+    initializers = _initializers(whole, quantized, dtype)
+    _declare(model.graph, initializers)
+    return ExportedNetwork(model, initializers, io, quantized)
+
+
+def _trace(
+    config: ModelConfig, mapping: Mapping, num_layers: int, max_positions: int | None, dtype: torch.dtype
+) -> ir.Model:
+    batch, length, logits, capacity = 2, 3, 2, 16  # any sizes above 1: they become dynamic
+    with FakeTensorMode(shape_env=ShapeEnv()):
+        decoder = Decoder(config, mapping, max_positions=max_positions, num_layers=num_layers)
+        cast_floats(decoder, dtype)
+        tokens = torch.zeros(batch, length, dtype=torch.int64)
+        if not mapping.is_first_pp_rank:
+            tokens = torch.zeros(batch, length, config.hidden_size, dtype=dtype)
+        attention = decoder.transformer.layers[0].attention
+        cache_shape = (batch, attention.num_kv_heads, capacity, attention.head_size)
+        caches = [torch.zeros(cache_shape, dtype=dtype) for _ in range(2 * num_layers)]
+        write_indices = torch.zeros(batch, dtype=torch.int64)
+        wanted = torch.zeros(batch, logits, dtype=torch.int64) if mapping.is_last_pp_rank else None
+    dims = {name: Dim(name) for name in (BATCH, LENGTH, LOGITS, CAPACITY)}
+    shapes = (
+        {0: dims[BATCH], 1: dims[LENGTH]},
+        {0: dims[BATCH]},
+        None if wanted is None else {0: dims[BATCH], 1: dims[LOGITS]},
+        [{0: dims[BATCH], 2: dims[CAPACITY]}] * len(caches),
+    )
+    arguments = (tokens, write_indices, wanted, caches)
+    program = torch.export.export(decoder, arguments, dynamic_shapes=shapes, strict=False)
+    # The vocabulary's ops translate to the final nodes one to one: there is nothing for the optimizer to find.
+    exported = torch.onnx.export(
+        program,
+        arguments,
+        dynamo=True,
+        opset_version=OPSET,
+        custom_translation_table=translation_table(),
+        optimize=False,
+        verify=False,
+        verbose=False,
+    )
+    if exported is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    model = exported.model
+    model.ir_version = IR_VERSION
+    return model
+
+
+def _name_tensors(graph: ir.Graph, io: tuple[TensorSpec, ...]) -> None:
+    """Give inputs and outputs their names and dimensions, and everything between names that tell its module."""
+    seen: Counter[str] = Counter()
+    for node in graph:
+        scope = "/".join(part for part in _scopes(node)[-2:-1] if part)  # the module; the last scope is the op itself
+        base = f"{scope}/{node.op_type}" if scope else node.op_type
+        seen[base] += 1
+        node.name = base if seen[base] == 1 else f"{base}_{seen[base]}"
+        for position, output in enumerate(node.outputs):
+            output.name = f"{node.name}:{position}"
+            if output.shape is not None and any(not isinstance(size, int) for size in output.shape):
+                output.shape = None  # torch's names of dimensions (s17) mean nothing to a reader
+    inputs = [spec for spec in io if spec.mode == "input"]
+    outputs = [spec for spec in io if spec.mode == "output"]
+    for value, spec in zip([*graph.inputs, *graph.outputs], [*inputs, *outputs], strict=True):
+        value.name = spec.name
+        value.shape = ir.Shape(spec.shape)
+        value.dtype = ir.DataType[_ONNX_NAMES.get(spec.dtype, spec.dtype.upper())]
+
+
+_ONNX_NAMES = {"float32": "FLOAT"}
+
+
+def _scopes(node: ir.Node) -> list[str]:
+    return list(ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']")))
+
+
+def _drop_metadata(model: ir.Model) -> None:
+    """Remove what the exporter notes of this machine: stack traces with paths, and torch's own graph."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.producer_name = "trtbench-lab"
+    model.producer_version = None
+    for node in model.graph:
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+
+
+def _add_functions(model: ir.Model) -> None:
+    model.opset_imports.clear()
+    model.opset_imports[""] = OPSET
+    for function in functions_for(model.graph):
+        model.functions[function.identifier()] = function
+        model.opset_imports[function.domain] = FUNCTION_VERSION
+
+
+def _initializers(decoder: Decoder, quantized: dict[str, Linear], dtype: torch.dtype) -> dict[str, Initializer]:
+    """Return the content of every parameter and table of the whole decoder (on the meta device)."""
+    found: dict[str, Initializer] = {}
+    for name, parameter in decoder.named_parameters():
+        if name.rpartition(".")[0] not in quantized or name.endswith(".bias"):
+            found[name] = from_checkpoint(name, tuple(parameter.shape), dtype)
+    for module, linear in quantized.items():
+        found |= quantized_initializers(module, linear, dtype)
+    for name, table in decoder.rotary_tables().items():
+        found[name] = constant(table.to(dtype))
+    return found
+
+
+def _declare(graph: ir.Graph, initializers: dict[str, Initializer]) -> None:
+    """Set the type and shape of each initializer; drop what no node reads."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses():
+            graph.initializers.pop(name)
+            continue
+        value.const_value = None
+        value.dtype = initializers[name].dtype
+        value.shape = ir.Shape(initializers[name].shape)

@@ -1,0 +1,1 @@
+"""Quantization of weights: definitions, packing, and whole checkpoints."""
