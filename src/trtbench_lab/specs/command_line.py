@@ -166,8 +166,8 @@ class _Reader:
     def _read_legacy(self, typed: str, entry: Legacy, following: list[Any], *, attached: bool) -> int:
         if entry.words == "?":
             word = following[0] if following and isinstance(following[0], str) else None
-            takes = word is not None and (attached or not (_FLAG.match(word) or "/" in word or self.positional == []))
-            texts = [word] if word is not None and (takes or word.lower() in _OPTIONAL_WORDS) else []
+            known = _OPTIONAL_WORDS | frozenset(entry.harmless)
+            texts = [word] if word is not None and (attached or word.lower() in known) else []
         else:
             texts = [str(word) for word in (following[:1] if attached else _until_flag(following))]
             texts = texts if entry.words == "+" else texts[: int(entry.words)]
@@ -291,7 +291,8 @@ class _Reader:
 
 
 _OPTIONAL_WORDS = frozenset(
-    {"enable", "disable", "true", "false", "on", "off", "auto", "float16", "bfloat16", "float32", "fp8", "none"}
+    {"enable", "disable", "true", "false", "on", "off", "auto", "none", "float16", "bfloat16", "float32", "fp8"}
+    | {"int8", "int4", "int4_awq", "int4_gptq"}
 )
 
 
