@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,11 @@ from typing import Any
 # Inherited colours and half-transparent lines are right on any background, and inline there is no stylesheet to lose.
 _LINE = "1px solid rgba(127,127,127,.35)"
 _PLAIN = "background:transparent;color:inherit;"
-_CELL = f"padding:3px 14px 3px 0;border:0;border-bottom:{_LINE};white-space:nowrap;{_PLAIN}"
+_CELL = f"padding:3px 14px 3px 0;border:0;border-bottom:{_LINE};vertical-align:top;{_PLAIN}"
+_NARROW = "white-space:nowrap;"
+_BROKEN = "white-space:pre-wrap;overflow-wrap:anywhere;min-width:24em;max-width:60em;"
+_LONG = 60  # characters from which a cell's text may break, in HTML
+_WIDEST = 100  # characters of the widest column in plain text
 _MUTED = "opacity:.68;"
 
 
@@ -64,16 +70,17 @@ def format_value(value: Any) -> str:
 
 def plain_table(table: Table) -> str:
     """Return a table as aligned text."""
-    cells = [[format_value(cell).replace("\n", " ") for cell in row] for row in table.rows]
-    numeric = [_is_numeric(table, i) for i in range(len(table.columns))]
-    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(table.columns)]
+    rows = [[_broken(format_value(cell)) for cell in row] for row in table.rows]
+    numeric = [is_numeric_column(table, i) for i in range(len(table.columns))]
+    widths = [max([len(name), *(len(part) for row in rows for part in row[i])]) for i, name in enumerate(table.columns)]
 
     def line(parts: Sequence[str]) -> str:
         aligned = (p.rjust(w) if n else p.ljust(w) for p, w, n in zip(parts, widths, numeric, strict=True))
         return "  ".join(aligned).rstrip()
 
     lines = [table.title] if table.title else []
-    lines += [line(table.columns), line(["─" * w for w in widths]), *(line(row) for row in cells)]
+    lines += [line(table.columns), line(["─" * w for w in widths])]
+    lines += [line(parts) for row in rows for parts in itertools.zip_longest(*row, fillvalue="")]
     if table.note:
         lines.append(table.note)
     return "\n".join(lines)
@@ -81,17 +88,15 @@ def plain_table(table: Table) -> str:
 
 def html_table(table: Table) -> str:
     """Return a table as HTML; every cell is escaped."""
-    numeric = [_is_numeric(table, i) for i in range(len(table.columns))]
+    numeric = [is_numeric_column(table, i) for i in range(len(table.columns))]
     align = ["text-align:right;font-variant-numeric:tabular-nums;" if n else "text-align:left;" for n in numeric]
     head = "".join(
-        f'<th scope="col" style="{_CELL}{a}font-weight:600;">{html.escape(name)}</th>'
+        f'<th scope="col" style="{_CELL}{_NARROW}{a}font-weight:600;">{html.escape(name)}</th>'
         for name, a in zip(table.columns, align, strict=True)
     )
     body = "".join(
         '<tr style="background:transparent;">'
-        + "".join(
-            f'<td style="{_CELL}{a}">{html.escape(format_value(cell))}</td>' for cell, a in zip(row, align, strict=True)
-        )
+        + "".join(_html_cell(format_value(cell), a) for cell, a in zip(row, align, strict=True))
         + "</tr>"
         for row in table.rows
     )
@@ -119,6 +124,18 @@ def html_document(title: str, byline: str, tables: Sequence[Table]) -> str:
     )
 
 
-def _is_numeric(table: Table, column: int) -> bool:
+def is_numeric_column(table: Table, column: int) -> bool:
+    """Whether a column holds numbers (and missing ones) only, so that it is aligned on the right."""
     cells = [row[column] for row in table.rows if row[column] is not None]
     return bool(cells) and all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in cells)
+
+
+def _html_cell(text: str, align: str) -> str:
+    breaks = len(text) > _LONG or "\n" in text
+    return f'<td style="{_CELL}{_BROKEN if breaks else _NARROW}{align}">{html.escape(text)}</td>'
+
+
+def _broken(text: str) -> list[str]:
+    """Return a cell's text as lines that fit a terminal."""
+    lines = [part for line in text.splitlines() for part in (textwrap.wrap(line, _WIDEST) or [""])]
+    return lines or [""]

@@ -71,7 +71,7 @@ class DownloadStep(StepResult):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertStep(StepResult):
-    """A checkpoint written from a source model, or (dry run) the plan of one."""
+    """A checkpoint written from a source model."""
 
     kind: ClassVar[str] = "convert"
 
@@ -83,7 +83,6 @@ class ConvertStep(StepResult):
     tensors: int
     written_bytes: int
     bytes_by_rank: list[int]
-    plan: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def metrics(self) -> dict[str, Number | None]:
@@ -104,14 +103,6 @@ class ConvertStep(StepResult):
             ("quantization", self.quantization),
             ("tp × pp", f"{self.tp_size} × {self.pp_size}"),
         ]
-
-    def tables(self) -> list[Table]:
-        tables = super().tables()
-        if self.plan:
-            columns = tuple(self.plan[0])
-            rows = [tuple(row.get(column) for column in columns) for row in self.plan]
-            tables.append(Table(columns=columns, rows=rows, title="Shard plan"))
-        return tables
 
 
 @dataclass(frozen=True, kw_only=True)

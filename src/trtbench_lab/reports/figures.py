@@ -1,0 +1,37 @@
+"""Every figure, and which of them suit a result: pure functions of stored results, nothing is shown or kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..benchmark.result import BenchResult
+from ..results import Result
+from .comparison import comparison_view
+from .latency import itl_over_position, latency_distribution
+from .throughput import memory, side_by_side, throughput_over_batch
+from .tradeoff import QuantizedRun, quantization_tradeoff
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+__all__ = [
+    "QuantizedRun",
+    "comparison_view",
+    "figures_for",
+    "itl_over_position",
+    "latency_distribution",
+    "memory",
+    "quantization_tradeoff",
+    "side_by_side",
+    "throughput_over_batch",
+]
+
+
+def figures_for(result: Result, *, theme: str = "auto") -> list[go.Figure]:
+    """Return the figures that suit one result; none for a kind that has no figure."""
+    if isinstance(result, BenchResult):
+        figures = [latency_distribution(result, theme=theme), itl_over_position(result, theme=theme)]
+        if len({point.batch_size for point in result.points}) > 1:
+            figures.append(throughput_over_batch(result, theme=theme))
+        return [*figures, memory(result, theme=theme)]
+    return []
