@@ -1,6 +1,6 @@
 """Execute a notebook headlessly, cell by cell with its progress shown, and keep the executed copy.
 
-    python scripts/run_notebook.py notebooks/00_tour.ipynb --output-dir build/tour
+python scripts/run_notebook.py notebooks/00_tour.ipynb --output-dir build/tour
 """
 
 from __future__ import annotations

@@ -20,7 +20,17 @@ class Absent(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 """
-EXTRA_PACKAGES = {"IPython", "ipywidgets", "plotly", "mpi4py", "tensorrt", "onnxruntime", "pandas", "pyarrow", "traitlets"}
+EXTRA_PACKAGES = {
+    "IPython",
+    "ipywidgets",
+    "mpi4py",
+    "onnxruntime",
+    "pandas",
+    "plotly",
+    "pyarrow",
+    "tensorrt",
+    "traitlets",
+}
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -35,15 +45,14 @@ def modules_below_the_faces() -> list[str]:
 def test_every_module_below_the_magics_imports_without_the_extras():
     names = modules_below_the_faces()
     assert len(names) > 40
-    code = BLOCK.format(names=EXTRA_PACKAGES) + f"import importlib\nfor name in {names!r}:\n    importlib.import_module(name)\n"
-    done = run(code)
+    every = f"import importlib\nfor name in {names!r}:\n    importlib.import_module(name)\n"
+    done = run(BLOCK.format(names=EXTRA_PACKAGES) + every)
     assert done.returncode == 0, done.stderr
 
 
 def test_importing_the_package_loads_nothing_heavy():
     heavy = {"torch", "numpy", "transformers", "onnx", "onnxruntime", "IPython", "plotly", "pandas", "huggingface_hub"}
-    code = f"import sys, trtbench_lab, trtbench_lab.specs, trtbench_lab.cli\nprint(sorted({heavy!r} & set(sys.modules)))"
-    done = run(code)
+    done = run(f"import sys, trtbench_lab.specs, trtbench_lab.cli\nprint(sorted({heavy!r} & set(sys.modules)))")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
 

@@ -1,0 +1,164 @@
+"""Bring a model in: download it, convert it, quantize it."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoint import config_from_source, open_checkpoint, shard_plan
+from ..checkpoint import convert as convert_source
+from ..errors import SpecError, did_you_mean
+from ..families.registry import all_families, family_for_hf
+from ..intake.huggingface import HFSource, open_hf_folder
+from ..progress import ProgressSink
+from ..quantization import quantize_source
+from ..results.steps import ConvertStep, DownloadStep, QuantizeStep
+from ..specs import ModelConfig
+from ..specs.requests import ConvertSpec, DownloadSpec, QuantizeSpec
+from .keeping import keep
+from .labels import label_of, quantization_label
+from .places import model_dir_from, output_dir_for
+
+if TYPE_CHECKING:
+    from ..checkpoint import ShardPlan
+    from ..families import Family
+
+# What a request says about its output's place and speed, which the content of a checkpoint does not depend on.
+_NOT_CONTENT = ("source", "output_dir", "name", "overwrite", "workers", "dry_run", "trust_remote_code")
+
+
+def download(spec: DownloadSpec, *, progress: ProgressSink | None = None) -> DownloadStep:
+    """Fetch a model's files from a hub and pin the commit."""
+    from ..intake.hub import download as fetch
+
+    fetched = fetch(
+        spec.model,
+        revision=spec.revision,
+        local_dir=spec.local_dir,
+        mirror=spec.mirror,
+        include=[*spec.files, *spec.include] or None,
+        exclude=list(spec.exclude) or None,
+        token=spec.token,
+        max_workers=spec.max_workers,
+        progress=progress,
+    )
+    return keep(
+        DownloadStep(
+            backend="hub",
+            model=fetched.repo_id,
+            name=spec.name,
+            spec=spec.to_dict(),
+            output_dir=str(fetched.directory),
+            seconds=fetched.elapsed_s,
+            notes=list(fetched.notes),
+            revision=fetched.commit,
+            files={file.name: file.bytes for file in fetched.files},
+            transferred_bytes=fetched.transferred_bytes,
+            reused_bytes=fetched.reused_bytes,
+        )
+    )
+
+
+def convert(spec: ConvertSpec, *, progress: ProgressSink | None = None) -> ConvertStep | ShardPlan:
+    """Write a checkpoint from a model; with `dry_run` return the plan of its shards and write nothing."""
+    source = _open(spec, progress)
+    config = _config(spec, source)
+    if spec.family is not None:
+        _check_family(spec.family, source)
+    rotary = {"rotary_base": spec.rotary_base, "rotary_scaling": spec.rotary_scaling}
+    config = config.replace(**{name: value for name, value in rotary.items() if value is not None})
+    if spec.dry_run:
+        return shard_plan(config.replace(quantization=spec.quant_config))
+    return keep(_written(ConvertStep, "convert", spec, source, config, progress))
+
+
+def quantize(spec: QuantizeSpec, *, progress: ProgressSink | None = None) -> QuantizeStep:
+    """Write a checkpoint with quantized weights from a model."""
+    source = _open(spec, progress)
+    return keep(_written(QuantizeStep, "quantize", spec, source, _config(spec, source), progress))
+
+
+def _open(spec: ConvertSpec | QuantizeSpec, progress: ProgressSink | None) -> HFSource:
+    return open_hf_folder(model_dir_from(spec.source, progress=progress), trust_remote_code=spec.trust_remote_code)
+
+
+def _config(spec: ConvertSpec | QuantizeSpec, source: HFSource) -> ModelConfig:
+    """Return the model's configuration as the request wants it, not yet quantized."""
+    options: dict[str, Any] = {
+        name: getattr(spec, name)
+        for name in ("use_parallel_embedding", "embedding_sharding_dim", "share_embedding_table")
+        if hasattr(spec, name)
+    }
+    return config_from_source(source, spec.dtype, spec.mapping, **options)
+
+
+def _check_family(asked: str, source: HFSource) -> None:
+    """Refuse a family that is not the model's own: `--model starcoder` on a LLaMA is a mix-up, not a wish."""
+    families = all_families()
+    if not any(_is_called(family, asked) for family in families):
+        names = sorted({family.name for family in families})
+        raise SpecError(f"There is no family {asked!r}.", where="family", remedy=did_you_mean(asked, names))
+    found = family_for_hf(source.config, where=str(source.directory / "config.json"))
+    if not _is_called(found, asked):
+        raise SpecError(
+            f"The model is of the family {found.title}, not {asked}.",
+            where=str(source.directory / "config.json"),
+            remedy="Leave --model out: the family is read from config.json.",
+        )
+
+
+def _is_called(family: Family, asked: str) -> bool:
+    """Whether people call a family so: ``gpt2``, ``StarCoder``, ``llama`` …"""
+    wanted = re.sub(r"[^a-z0-9]", "", asked.lower())
+    words = re.split(r"[^a-z0-9]+", f"{family.name} {family.title}".lower())
+    whole = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in (family.name, *family.model_types)]
+    return wanted in {*words, *whole} - {""}
+
+
+def _written(
+    kind: type[ConvertStep],
+    verb: str,
+    spec: ConvertSpec | QuantizeSpec,
+    source: HFSource,
+    config: ModelConfig,
+    progress: ProgressSink | None,
+) -> Any:
+    """Write the checkpoint, quantized on the way where the request says so, and return the step's result."""
+    request = {name: value for name, value in spec.to_dict().items() if name not in _NOT_CONTENT}
+    label = label_of(source.directory)
+    target = output_dir_for(verb, label, {**request, "weights": source.digest()}, spec.output_dir)
+    notes: list[str] = []
+    started = time.monotonic()
+    # A folder in the cache is named after its content, so one that is there is the one that was asked for.
+    if spec.output_dir is None and target.is_dir():
+        notes.append("Taken from the cache: the same model was written with the same options before.")
+        open_checkpoint(target, verify=True)
+    elif spec.quant_config.quant_algo is not None:
+        quantize_source(
+            source, target, config.replace(quantization=spec.quant_config),
+            workers=spec.workers, overwrite=spec.overwrite, progress=progress,
+        )  # fmt: skip
+    else:
+        convert_source(source, target, config=config, workers=spec.workers, overwrite=spec.overwrite, progress=progress)
+    seconds = time.monotonic() - started
+    checkpoint = open_checkpoint(target)
+    ranks = [checkpoint.rank(rank) for rank in range(config.mapping.world_size)]
+    bytes_by_rank = [weights.path.stat().st_size for weights in ranks]
+    return kind(
+        backend="trtbench-lab",
+        model=label,
+        name=spec.name,
+        spec=spec.to_dict(),
+        output_dir=str(target),
+        seconds=seconds,
+        notes=notes,
+        architecture=config.architecture,
+        dtype=config.dtype,
+        tp_size=config.mapping.tp_size,
+        pp_size=config.mapping.pp_size,
+        quantization=quantization_label(config.replace(quantization=spec.quant_config)),
+        tensors=sum(len(weights) for weights in ranks),
+        written_bytes=sum(bytes_by_rank),
+        bytes_by_rank=bytes_by_rank,
+    )

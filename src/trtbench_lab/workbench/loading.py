@@ -1,0 +1,63 @@
+"""Open what the running verbs have in common: the engine, its tokenizer, and the Hugging Face side of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..engine import Engine
+from ..errors import RequestError
+from ..progress import ProgressSink, phase
+from ..runtime.hf import HFRunner
+from .places import model_dir_from
+
+
+def open_engine(engine_dir: str) -> Engine:
+    """Open an engine folder, verified."""
+    return Engine.from_dir(Path(engine_dir).expanduser())
+
+
+def tokenizer_for(engine: Engine, tokenizer_dir: str | None, *, required: bool = True) -> Any:
+    """Return the tokenizer chosen, or the one recorded with the engine; None where neither is, if not `required`."""
+    from ..intake.tokenizer import load_tokenizer
+
+    chosen = model_dir_from(tokenizer_dir) if tokenizer_dir is not None else engine.tokenizer_dir
+    if chosen is None:
+        if not required:
+            return None
+        raise RequestError(
+            "No tokenizer is known for this engine.",
+            where=str(engine.directory),
+            remedy="Give the folder of the original model with --tokenizer_dir.",
+        )
+    return load_tokenizer(chosen)
+
+
+def hf_dir_for(engine: Engine | None, hf_model_dir: str | None, *, progress: ProgressSink | None = None) -> Path:
+    """Return the folder of the Hugging Face model: the one chosen, or the one the engine came from."""
+    if hf_model_dir is not None:
+        return model_dir_from(hf_model_dir, progress=progress)
+    if engine is not None and engine.tokenizer_dir is not None and (engine.tokenizer_dir / "config.json").is_file():
+        return engine.tokenizer_dir
+    raise RequestError(
+        "The Hugging Face model that this engine came from is not known.",
+        where=str(engine.directory) if engine is not None else "hf_model_dir",
+        remedy="Give its folder with --hf_model_dir.",
+    )
+
+
+def hf_runner_for(
+    engine: Engine | None,
+    hf_model_dir: str | None,
+    hf_dtype: str,
+    *,
+    trust_remote_code: bool = False,
+    progress: ProgressSink | None = None,
+) -> HFRunner:
+    """Load the Hugging Face side; dtype ``auto`` is what the engine computes in, so that both sides do alike."""
+    directory = hf_dir_for(engine, hf_model_dir, progress=progress)
+    dtype = hf_dtype
+    if dtype == "auto":
+        dtype = engine.config.build_config.compute_dtype if engine is not None else "float32"
+    with phase("load the Hugging Face model", progress):
+        return HFRunner.from_dir(directory, dtype=dtype, trust_remote_code=trust_remote_code)

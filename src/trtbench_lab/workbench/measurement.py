@@ -1,0 +1,79 @@
+"""Measure an engine, and Hugging Face beside it, by one clock."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ..benchmark import BenchResult, decode_read_bytes, read_bandwidth, run_static
+from ..benchmark.side_by_side import BenchPair
+from ..engine import Engine
+from ..progress import ProgressSink, phase
+from ..results import Table
+from ..runtime import ModelRunner
+from ..specs.requests import BenchSpec
+from ..storage import staged_file
+from .keeping import keep
+from .labels import quantization_label
+from .loading import hf_dir_for, hf_runner_for, open_engine
+
+
+def bench(spec: BenchSpec, *, progress: ProgressSink | None = None) -> BenchResult | BenchPair:
+    """Run the static-batch benchmark; with `test_hf` return both sides."""
+    engine = open_engine(spec.engine_dir)
+    if spec.test_hf:
+        # Before anything is measured: a missing model must not cost a person the engine's half.
+        hf_dir_for(engine, spec.hf_model_dir, progress=progress)
+    started = time.perf_counter()
+    with phase("load the engine", progress):
+        runner = ModelRunner.from_engine(engine)
+    load_s = time.perf_counter() - started
+    label = Path(engine.directory).name
+    with runner:
+        facts = _facts(engine, runner, load_s)
+        ours = keep(run_static(runner, spec.bench, model=label, name=spec.name, facts=facts, progress=progress))
+    _write_csv(spec, ours)
+    if not spec.test_hf:
+        return ours
+    hf = hf_runner_for(
+        engine, spec.hf_model_dir, spec.hf_dtype, trust_remote_code=spec.trust_remote_code, progress=progress
+    )
+    hf_facts = {"dtype": hf.dtype, "read_bandwidth_bytes_per_s": facts["read_bandwidth_bytes_per_s"]}
+    theirs = run_static(hf, spec.bench, model=hf.name, name=spec.name, facts=hf_facts, progress=progress)
+    return BenchPair(engine=ours, huggingface=keep(theirs))
+
+
+def _facts(engine: Engine, runner: ModelRunner, load_s: float) -> dict[str, Any]:
+    config = engine.config.pretrained_config
+    weights_bytes = runner.memory().get("weights_bytes")
+    compute_dtype = engine.config.build_config.compute_dtype
+    return {
+        "dtype": compute_dtype,
+        "quantization": quantization_label(config),
+        "compute_capability": (engine.config.gpu or {}).get("compute_capability"),
+        "engine_load_s": load_s,
+        "build_s": engine.config.build_seconds,
+        "weights_bytes": weights_bytes,
+        "decode_read_bytes": decode_read_bytes(config, compute_dtype=compute_dtype),
+        "read_bandwidth_bytes_per_s": read_bandwidth(runner.device).bytes_per_s,
+    }
+
+
+def _write_csv(spec: BenchSpec, result: BenchResult) -> None:
+    if spec.output_csv is None:
+        return
+    with staged_file(Path(spec.output_csv).expanduser()) as staging:
+        staging.write_text(csv_of(result.tables()[0]), encoding="utf-8")
+
+
+def csv_of(table: Table) -> str:
+    """Return a table of results as CSV."""
+    import csv
+    import io
+
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(table.rows)
+    return buffer.getvalue()
