@@ -5,10 +5,11 @@ from .build import BuildConfig
 from .conflicts import Conflict, Gpu, apply_fix, find_conflicts, find_notes, find_warnings, raise_conflicts, settle
 from .mapping import Mapping
 from .model import ModelConfig
-from .options import OptionInfo, Spec, option
+from .options import OptionInfo, option
 from .plugin import PluginConfig
 from .quant import QuantAlgo, QuantConfig
 from .sampling import SamplingConfig
+from .spec import Spec
 
 __all__ = [
     "BenchConfig",

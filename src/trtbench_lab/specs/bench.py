@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..errors import SpecError
 from .coerce import Unfit
-from .options import Spec, option
+from .options import option
+from .spec import Spec
 
 _SERVING = "The serving benchmark is not available in this version; available: --mode static, a fixed batch at a time."
 

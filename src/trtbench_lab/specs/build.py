@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .model import DTYPE_SYNONYMS, DTYPES, ModelConfig
-from .options import Spec, option
+from .options import option
 from .plugin import PluginConfig
+from .spec import Spec
 
 BACKENDS = ("auto", "tensorrt", "torch", "onnxruntime")
 LOG_LEVELS = ("internal_error", "error", "warning", "info", "verbose")

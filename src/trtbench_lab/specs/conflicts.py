@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from ..errors import SpecError
-from .options import Spec
+from .spec import Spec
 
 Severity = Literal["error", "warning", "note"]
 Fix = dict[str, Any]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .coerce import FALSE_WORDS, TRUE_WORDS, Unfit, coerced, describe, is_optional, without_none
-from .options import OptionInfo, OptionMeta, Spec, checked
+from .options import OptionInfo, OptionMeta, checked
+from .spec import Spec
 
 NO_VALUE = object()
 """Stands for the value of a flag that was given without one."""
@@ -180,3 +181,20 @@ def _flatten(spec: type[Spec], above: tuple[str, ...], nested: dict[str, tuple[s
             yield from _flatten(kind, path, nested)
         elif info.meta.command_line:
             yield FlatOption(info, path)
+
+
+def placeholder(option: FlatOption) -> str:
+    """Return what stands for the value in help texts and messages."""
+    if option.meta.metavar:
+        return option.meta.metavar
+    if option.words:
+        return "|".join(option.words)
+    names = {int: "N", float: "X", str: "TEXT"}
+    return names.get(option.kind, option.info.name.upper())
+
+
+def text_from_value(value: Any) -> str:
+    """Return a value as it is typed."""
+    if isinstance(value, bool):
+        return "enable" if value else "disable"
+    return "none" if value is None else str(getattr(value, "value", value))

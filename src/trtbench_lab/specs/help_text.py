@@ -6,9 +6,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .command_line import VERBS, placeholder, request_type
-from .flags import FlatOption, flag_table
-from .options import OptionInfo, Spec
+from .command_line import VERBS, request_type
+from .flags import FlatOption, flag_table, placeholder
+from .options import OptionInfo
+from .spec import Spec
 
 _WIDTH = 100
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..errors import SpecError
-from .options import Spec, option
+from .options import option
+from .spec import Spec
 
 
 class Mapping(Spec):

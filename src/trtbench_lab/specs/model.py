@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .mapping import Mapping
-from .options import Spec, option
+from .options import option
 from .quant import QuantConfig
+from .spec import Spec
 
 DTYPES = ("float16", "bfloat16", "float32")
 DTYPE_SYNONYMS = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .model import DTYPE_SYNONYMS
-from .options import Spec, option
+from .options import option
+from .spec import Spec
 
 PLUGIN_DTYPES = ("auto", "float16", "bfloat16", "float32", "disable")
 # Older tools write true, false or null where newer ones write a word.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 import fnmatch
 
-from .options import Spec, option
+from .options import option
+from .spec import Spec
 
 
 class QuantAlgo(enum.StrEnum):

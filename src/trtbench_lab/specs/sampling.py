@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .options import Spec, option
+from .options import option
+from .spec import Spec
 
 
 class SamplingConfig(Spec):

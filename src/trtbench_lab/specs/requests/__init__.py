@@ -1,6 +1,6 @@
 """One request a verb: what its command line, magic and panel fill in, and the workbench takes."""
 
-from ..options import Spec
+from ..spec import Spec
 from .bench import BenchSpec, DoctorSpec, HistorySpec
 from .build import BuildSpec
 from .convert import ConvertSpec, DownloadSpec, QuantizeSpec

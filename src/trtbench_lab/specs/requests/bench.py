@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..bench import BenchConfig
 from ..build import BACKENDS
-from ..options import Spec, option
+from ..options import option
+from ..spec import Spec
 from .shared import engine_dir_option, hf_dtype_option, hf_model_dir_option, name_option, trust_remote_code_option
 
 RESULT_KINDS = ("download", "convert", "quantize", "build", "run", "compare", "summarize", "bench", "perplexity")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..build import BuildConfig
-from ..options import Spec, option
+from ..options import option
+from ..spec import Spec
 from .shared import DEMO_HELP, name_option, output_dir_option, overwrite_option
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from ..coerce import Unfit
 from ..mapping import Mapping
-from ..options import Spec, option
+from ..options import option
 from ..quant import QuantAlgo, QuantConfig
+from ..spec import Spec
 from .shared import (
     dtype_option,
     exclude_modules_option,

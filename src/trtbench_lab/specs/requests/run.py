@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..options import Spec, option
+from ..options import option
 from ..sampling import SamplingConfig
+from ..spec import Spec
 from .shared import (
     DEFAULT_PROMPT,
     engine_dir_option,
