@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from tests.runtime.tiny_models import prompts, tiny_gpt2, tiny_llama, tiny_runner
+
 from trtbench_lab.errors import IntakeError, RequestError
 from trtbench_lab.runtime import HFRunner
 from trtbench_lab.runtime.text import new_tokens_of

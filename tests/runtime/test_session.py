@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from tests.runtime.tiny_models import (
     HEAD_SIZE,
     HEADS,
@@ -18,6 +17,7 @@ from tests.runtime.tiny_models import (
     tiny_gpt2,
     tiny_llama,
 )
+
 from trtbench_lab.backends.protocol import TensorSpec
 from trtbench_lab.errors import EngineError, RequestError
 from trtbench_lab.runtime import Session

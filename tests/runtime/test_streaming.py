@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.runtime.tiny_models import prompts, tiny_gpt2, tiny_runner
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tests.runtime.tiny_models import prompts, tiny_gpt2, tiny_runner
 from trtbench_lab.errors import RequestError
 from trtbench_lab.runtime import TextStream, stream_text
 from trtbench_lab.runtime.text import (

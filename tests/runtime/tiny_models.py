@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from trtbench_lab.backends.protocol import TensorSpec
 from trtbench_lab.specs import Mapping, ModelConfig
 
