@@ -535,6 +535,7 @@ def test_mirror_that_is_no_address(mirror: str) -> None:
     refused("is not a web address", "--mirror", mirror=mirror)
 
 
+@pytest.mark.usefixtures("hub")
 def test_no_network_names_the_local_alternatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
