@@ -134,6 +134,13 @@ def test_token_ids_need_no_tokenizer():
     assert str(result.prompts[0].engine.tokens[0]) in repr(result)
 
 
+def test_texts_can_come_with_token_ids():
+    result = compare(*equal_sides(), prompts(3), GREEDY, texts=["shown"])
+    assert result.prompts[0].prompt == "shown"
+    with pytest.raises(EvaluationError, match="2 texts for 1 prompts"):
+        compare(*equal_sides(), prompts(3), GREEDY, texts=["a", "b"])
+
+
 def test_sampling_draws_the_same_on_both_sides():
     sampling = SamplingConfig(max_new_tokens=12, top_k=0, top_p=0.9, temperature=1.2, random_seed=3)
     result = compare(*equal_sides(), prompts(5, 3), sampling)

@@ -117,6 +117,14 @@ def test_capacity_is_rounded_up(tokens, capacity):
     assert round_up(tokens) == capacity
 
 
+def test_rounding_stops_at_what_the_engine_takes():
+    cache = KVCache(HFExecutor(tiny_gpt2()), max_positions=50)
+    cache.reserve(1, 40)
+    assert cache.capacity == 50
+    cache.reserve(1, 10)
+    assert cache.capacity == 32
+
+
 def test_rows_can_exchange_places():
     cache = KVCache(HFExecutor(tiny_gpt2()))
     cache.reserve(3, 8)

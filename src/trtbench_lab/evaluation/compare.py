@@ -27,6 +27,7 @@ def compare(
     sampling: SamplingConfig | None = None,
     *,
     tokenizer: Any | None = None,
+    texts: Sequence[str | None] | None = None,
     add_special_tokens: bool = True,
     truncation: str = "error",
     num_runs: int = 1,
@@ -48,6 +49,8 @@ def compare(
         sides draw from the same random numbers, so they differ only where their logits do.
     tokenizer
         Encodes prompts and decodes outputs.
+    texts
+        The prompts' texts to show, where `prompts` are token ids.
     add_special_tokens
         When encoding prompts.
     truncation
@@ -73,14 +76,19 @@ def compare(
             f"{num_runs} timed and {warm_up} untimed runs are not possible.", remedy="Use num_runs ≥ 1 and warm_up ≥ 0."
         )
     check_vocabularies(runner, hf)
-    texts, ids = _prompts(prompts, tokenizer, add_special_tokens)
+    own_texts, ids = _prompts(prompts, tokenizer, add_special_tokens)
+    shown = own_texts if texts is None else list(texts)
+    if len(shown) != len(ids):
+        raise EvaluationError(
+            f"There are {len(shown)} texts for {len(ids)} prompts.", where="texts", remedy="Pass one text a prompt."
+        )
     sampling = with_tokenizers_ids(sampling or SamplingConfig(), tokenizer)
     ids = runner.limits.fitted(ids, truncation, sampling.max_new_tokens)
     comparisons: list[PromptComparison] = []
     notes: list[str] = []
     memory: Peaks = (None, None)
     with phase("compare with Hugging Face", progress, total=len(ids), unit="prompt") as current:
-        for i, (text, tokens) in enumerate(zip(texts, ids, strict=True)):
+        for i, (text, tokens) in enumerate(zip(shown, ids, strict=True)):
             comparison, notes, peaks = _compare_prompt(runner, hf, text, tokens, sampling, tokenizer, num_runs, warm_up)
             comparisons.append(comparison)
             memory = peaks if i == 0 else memory

@@ -27,12 +27,15 @@ class KVCache:
     ----------
     executor
         Its cache inputs are those that an output aliases.
+    max_positions
+        Positions that the engine takes at most; None: not limited.
     """
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, max_positions: int | None = None) -> None:
         aliased = {spec.aliases for spec in executor.io if spec.aliases is not None}
         self.specs: list[TensorSpec] = [spec for spec in executor.io if spec.name in aliased]
         self.device = executor.device
+        self._max_positions = max_positions
         self.rows = 0
         self.capacity = 0
         self.tensors: dict[str, torch.Tensor] = {}
@@ -43,7 +46,11 @@ class KVCache:
 
         Zeroed because attention gives unused positions a weight of 0, and 0 × NaN left by earlier content is NaN.
         """
-        self.rows, self.capacity = rows, round_up(tokens)
+        limit = self._max_positions
+        self.rows, self.capacity = (
+            rows,
+            round_up(tokens) if limit is None else max(tokens, min(round_up(tokens), limit)),
+        )
         for spec in self.specs:
             heads, head_size = spec.shape[1], spec.shape[3]  # (B, Hkv, S, D)
             shape = (rows, int(heads), self.capacity, int(head_size))

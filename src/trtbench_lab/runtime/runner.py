@@ -53,7 +53,9 @@ class ModelRunner:
         name: str | None = None,
     ) -> None:
         longest = limits.max_input_len or prefill_chunk_tokens
-        self.session = Session(executor, prefill_chunk_tokens=min(prefill_chunk_tokens, longest))
+        self.session = Session(
+            executor, prefill_chunk_tokens=min(prefill_chunk_tokens, longest), max_positions=limits.max_seq_len
+        )
         self.limits = limits
         self.name = name
 

@@ -29,9 +29,17 @@ class Session:
         A loaded engine of a whole model (one rank).
     prefill_chunk_tokens
         Longest piece of a prompt given to the engine at once.
+    max_positions
+        Positions that the engine takes at most; None: not limited.
     """
 
-    def __init__(self, executor: Executor, *, prefill_chunk_tokens: int = PREFILL_CHUNK_TOKENS) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        prefill_chunk_tokens: int = PREFILL_CHUNK_TOKENS,
+        max_positions: int | None = None,
+    ) -> None:
         if prefill_chunk_tokens < 1:
             raise RequestError(f"A prefill chunk of {prefill_chunk_tokens} tokens is not possible.", remedy="Use ≥ 1.")
         outputs = {spec.name: spec for spec in executor.io}
@@ -51,7 +59,8 @@ class Session:
         # The session keeps the lengths itself (`reserve` leaves room for them), so the guard's read of the lengths,
         # a wait for the device in every step, is not needed.
         executor.guards_writes = False
-        self._cache = KVCache(executor)
+        self._max_positions = max_positions
+        self._cache = KVCache(executor, max_positions)
         self._beam_cache: KVCache | None = None
         self._active = self._cache
         self.request_number = 0  # tells a stream that a later request took the cache
@@ -186,7 +195,7 @@ class Session:
     def expand(self, beams: int) -> None:
         """Turn each row into `beams` consecutive equal rows (after `prefill`, before the first `decode`)."""
         if self._beam_cache is None:
-            self._beam_cache = KVCache(self.executor)
+            self._beam_cache = KVCache(self.executor, self._max_positions)
         source = self._active
         self._beam_cache.reserve(self.rows * beams, source.capacity)
         self._beam_cache.fill_from(source, beams, self.filled)
