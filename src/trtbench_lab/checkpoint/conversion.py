@@ -15,9 +15,9 @@ import torch
 from ..errors import CheckpointError, IntakeError
 from ..families import family_for_architecture, family_for_hf
 from ..progress import Phase, ProgressSink, phase
+from .blocks import BlockBuffers, raw_bytes, read_ahead, stored_blocks
 from .layout import WholeTensor, check_division, rank_name, rank_slice, rank_tensors
 from .matching import SourcePart, match_source
-from .rank_file import raw_bytes, stored_blocks
 from .reader import rank_file_name
 from .source import TensorSource
 from .writer import CheckpointWriter, RankStopped, checkpoint_writer, rank_bytes, run_ranks
@@ -25,6 +25,8 @@ from .writer import CheckpointWriter, RankStopped, checkpoint_writer, rank_bytes
 if TYPE_CHECKING:
     from ..specs import Mapping as RankMapping
     from ..specs import ModelConfig
+
+_AHEAD = 3  # blocks made ready before they are written
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def convert(
 ) -> ConvertReport:
     """Convert a source into a checkpoint folder.
 
-    Tensors are read from the mapped source, checked, cast, cut, hashed and written in blocks of a megabyte: memory
+    Tensors are read from the mapped source, checked, cast, cut, hashed and written in small blocks: memory
     stays at a few blocks and the pages of one source tensor a worker.
 
     Parameters
@@ -194,26 +196,44 @@ class _Stream:
         current: Phase,
     ):
         self.source, self.config, self.matched, self.writer = source, config, matched, writer
+        self._checked: set[tuple[str, int, int]] = set()
         self._phase, self._lock = current, threading.Lock()
         self._stopped = threading.Event()
 
     def write_rank(self, rank: int) -> None:
-        mapping = self.config.mapping.with_rank(rank)
+        """Write one rank: this thread hashes and writes, another makes the blocks ready."""
         file = self.writer.rank(rank)
+        mapping = self.config.mapping.with_rank(rank)
         by_name = {rank_name(tensor, self.config, mapping): tensor for tensor in rank_tensors(self.config, mapping)}
+        # one block being made, one being written, the others between the two
+        blocks = self._blocks([by_name[name] for name in file.names], mapping, BlockBuffers(_AHEAD + 2))
         try:
-            for name in file.names:
-                blocks = rank_blocks(self.source, by_name[name], self.matched, self.config, mapping)
-                file.write_blocks(name, self._counted(blocks, f"rank {rank}: {name}"))
-                for part in self.matched[by_name[name].name]:
-                    self.source.release(part.name)
+            with read_ahead(blocks, _AHEAD) as ready:
+                for name in file.names:
+                    file.write_blocks(name, self._counted(ready, f"rank {rank}: {name}"))
+                    # only now: blocks may be views of the mapped source, and writing them touches its pages again
+                    for part in self.matched[by_name[name].name]:
+                        self.source.release(part.name)
             self.writer.finish_rank(rank)
         except BaseException:
             self._stopped.set()
             raise
 
-    def _counted(self, blocks: Iterator[torch.Tensor], message: str) -> Iterator[torch.Tensor]:
-        for block in blocks:
+    def _blocks(
+        self, tensors: list[WholeTensor], mapping: RankMapping, buffers: BlockBuffers
+    ) -> Iterator[torch.Tensor | None]:
+        """Blocks of one tensor after the other, None after each."""
+        for tensor in tensors:
+            yield from rank_blocks(
+                self.source, tensor, self.matched, self.config, mapping, buffers, checked=self._checked
+            )
+            yield None
+
+    def _counted(self, ready: Iterator[torch.Tensor | None], message: str) -> Iterator[torch.Tensor]:
+        """The blocks up to the next None."""
+        for block in ready:
+            if block is None:
+                return
             if self._stopped.is_set():
                 raise RankStopped
             yield block
@@ -227,10 +247,14 @@ def rank_blocks(
     matched: Mapping[str, tuple[SourcePart, ...]],
     config: ModelConfig,
     mapping: RankMapping,
+    buffers: BlockBuffers,
+    *,
+    checked: set[tuple[str, int, int]],
 ) -> Iterator[torch.Tensor]:
     """Yield what a rank holds of a whole tensor, as contiguous blocks of its stored type, top to bottom.
 
-    A block is valid until the next one is asked for.
+    `checked` collects the parts (source tensor, rows) that have passed as a whole: a table that several ranks hold, or that is
+    both embedding and head, is checked once.
     """
     dtype = getattr(torch, tensor.dtype)
     cut = rank_slice(tensor, config, mapping)
@@ -239,10 +263,16 @@ def rank_blocks(
             low, high = max(start, piece.start), min(end, piece.end)
             if low >= high:
                 continue
+            key = (piece.name, piece.start, piece.end)
             rows = piece.rows(source)[low - piece.start : high - piece.start]
             if cut.columns is not None:
                 rows = rows[:, cut.columns[0] : cut.columns[1]]
-            yield from stored_blocks(rows, dtype, name=piece.name, where=str(source.directory), error=IntakeError)
+            yield from stored_blocks(
+                rows, dtype, buffers,
+                name=piece.name, where=str(source.directory), error=IntakeError, check=key not in checked,
+            )  # fmt: skip
+            if cut.columns is None and (low, high) == (piece.start, piece.end):
+                checked.add(key)
     if cut.padding:
         yield torch.zeros(cut.padding, *cut.shape[1:], dtype=dtype)
 
@@ -256,9 +286,9 @@ def rank_tensor(
 ) -> torch.Tensor:
     """Return what a rank holds of a whole tensor, in memory of its own."""
     whole = torch.empty(rank_slice(tensor, config, mapping).shape, dtype=getattr(torch, tensor.dtype))
-    flat, offset = memoryview(raw_bytes(whole)), 0
-    for block in rank_blocks(source, tensor, matched, config, mapping):
+    room, offset = raw_bytes(whole), 0
+    for block in rank_blocks(source, tensor, matched, config, mapping, BlockBuffers(), checked=set()):
         data = raw_bytes(block)
-        flat[offset : offset + len(data)] = data
+        room[offset : offset + len(data)] = data
         offset += len(data)
     return whole

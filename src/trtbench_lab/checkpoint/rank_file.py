@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,13 @@ import torch
 
 from ..errors import CheckpointError
 from ..storage import digest_of_file
-from .finite import check_finite
+from .blocks import BlockBuffers, raw_bytes, stored_blocks
 from .layout import ITEM_BYTES, nbytes
 from .safetensors_file import dtype_name
 
 if TYPE_CHECKING:
     from xxhash import xxh3_128
 
-# A block is checked, converted, hashed and written while it is in the cache.
-BLOCK_BYTES = 1 << 20
 # Tensor bytes begin at a multiple of this, so that vector loads of mapped files are aligned.
 _ALIGNMENT = 64
 
@@ -81,7 +79,7 @@ class RankFile:
                 remedy="The tensor does not belong to this configuration.",
             )
         rows = tensor.reshape(1) if tensor.ndim == 0 else tensor
-        blocks = stored_blocks(rows, getattr(torch, dtype), name=name, where=str(self.path), error=CheckpointError)
+        blocks = stored_blocks(rows, getattr(torch, dtype), BlockBuffers(), name=name, where=str(self.path))
         self.write_blocks(name, blocks)
 
     def write_blocks(self, name: str, blocks: Iterable[torch.Tensor]) -> None:
@@ -144,63 +142,6 @@ class RankFile:
         while done < size:
             done += os.pwrite(self._descriptor, data[done:], offset + done)
         return size
-
-
-def stored_blocks(
-    rows: torch.Tensor, dtype: torch.dtype, *, name: str, where: str | None, error: type[Any], block_bytes: int = 0
-) -> Iterator[torch.Tensor]:
-    """Yield the rows of a tensor (any strides) as contiguous blocks of the stored type.
-
-    Blocks are checked on the way. A block is valid until the next one is asked for: the buffers are used again.
-
-    Parameters
-    ----------
-    rows
-        The tensor, 1-D or 2-D; a memory-mapped one is read block by block.
-    dtype
-        Stored type.
-    name, where, error
-        For `check_finite`.
-    block_bytes
-        Size aimed at; 0 for `BLOCK_BYTES`.
-    """
-    if rows.numel() == 0:
-        return
-    row_items = rows[0].numel()
-    count = max(1, (block_bytes or BLOCK_BYTES) // (row_items * max(dtype.itemsize, rows.dtype.itemsize)))
-    as_it_is = rows.dtype == dtype and rows.is_contiguous()
-    across = rows.ndim == 2 and rows.stride(0) == 1 and rows.stride(1) != 1
-    buffer = torch.empty(0 if as_it_is else min(count, rows.shape[0]) * row_items, dtype=dtype)
-    # Rows of a transposed matrix: copied in the source's direction first, turned in the cache afterwards. That is 2.5
-    # GB/s where a strided copy reaches 0.9.
-    slab = torch.empty(buffer.numel() if across else 0, dtype=dtype)
-    for start in range(0, rows.shape[0], count):
-        block = rows[start : start + count]
-        if as_it_is:
-            check_finite(name, block, where=where, error=error)
-            yield block
-            continue
-        target = buffer[: block.numel()].view(block.shape)
-        if across:
-            turned = slab[: block.numel()].view(block.shape[1], block.shape[0])
-            _cast(turned, block.t(), name, where, error)
-            target.copy_(turned.t())
-        else:
-            _cast(target, block, name, where, error)
-        yield target
-
-
-def raw_bytes(block: torch.Tensor) -> memoryview:
-    """Return the bytes of a contiguous tensor without copying."""
-    return memoryview(block.detach().reshape(-1).view(torch.uint8).numpy())
-
-
-def _cast(target: torch.Tensor, block: torch.Tensor, name: str, where: str | None, error: type[Any]) -> None:
-    """Copy and convert. What the stored type cannot hold becomes infinite, so the result tells of both faults."""
-    target.copy_(block)
-    low, high = torch.aminmax(target) if target.is_floating_point() else (torch.zeros(1), torch.zeros(1))
-    if not (bool(torch.isfinite(low)) and bool(torch.isfinite(high))):
-        check_finite(name, block, where=where, error=error, stored_as=target.dtype)
 
 
 def _aligned(tensors: Mapping[str, tuple[tuple[int, ...], str]]) -> list[tuple[str, tuple[tuple[int, ...], str]]]:

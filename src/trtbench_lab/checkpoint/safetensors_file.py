@@ -13,6 +13,7 @@ import mmap
 import platform
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -109,6 +110,7 @@ class SafetensorsFile:
         self.locations = read_header(self.path, error=error)
         self._error = error
         self._map: mmap.mmap | None = None
+        self._opening = threading.Lock()  # two mappings of one file would release each other's pages only
 
     def __enter__(self) -> SafetensorsFile:
         return self
@@ -172,14 +174,15 @@ class SafetensorsFile:
         self._map = None
 
     def _mapping(self) -> mmap.mmap:
-        if self._map is None:
-            try:
-                with open(self.path, "rb") as handle:
-                    protection = mmap.PROT_READ | mmap.PROT_WRITE
-                    self._map = mmap.mmap(handle.fileno(), 0, flags=_PRIVATE, prot=protection)
-            except OSError as fault:
-                raise storage_error(fault, self.path, "map the file into memory") from fault
-        return self._map
+        with self._opening:
+            if self._map is None:
+                try:
+                    with open(self.path, "rb") as handle:
+                        protection = mmap.PROT_READ | mmap.PROT_WRITE
+                        self._map = mmap.mmap(handle.fileno(), 0, flags=_PRIVATE, prot=protection)
+                except OSError as fault:
+                    raise storage_error(fault, self.path, "map the file into memory") from fault
+            return self._map
 
 
 # A private writable mapping counts against the machine's memory unless MAP_NORESERVE says otherwise: without it Linux
