@@ -1,0 +1,90 @@
+"""What quantizing a model did to each of its layers: rows that a person can sort and plot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """One quantized linear layer.
+
+    Attributes
+    ----------
+    module
+        Its name.
+    out_features, in_features
+        Extents of its weight.
+    relative_rms_error
+        ``‖w' − w‖ / ‖w‖``.
+    max_abs_error
+        Largest ``|w' − w|``.
+    clipped_share
+        Share of weights above the largest level by more than half a step, 0 … 1.
+    bytes_before, bytes_after
+        Of the weight, and of the packed weight with its scales.
+    """
+
+    module: str
+    out_features: int
+    in_features: int
+    relative_rms_error: float
+    max_abs_error: float
+    clipped_share: float
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """What `quantize_checkpoint` did.
+
+    Attributes
+    ----------
+    directory, source
+        The new checkpoint; the folder that the weights came from.
+    algo, group_size
+        Of the quantization.
+    layers
+        One row a quantized layer, in the order of the network.
+    seconds
+        Wall time.
+    """
+
+    directory: str
+    source: str
+    algo: str
+    group_size: int | None
+    layers: tuple[LayerError, ...]
+    seconds: float
+
+    @property
+    def bytes_before(self) -> int:
+        """Bytes of the quantized layers' weights before."""
+        return sum(layer.bytes_before for layer in self.layers)
+
+    @property
+    def bytes_after(self) -> int:
+        """Bytes of the same layers after."""
+        return sum(layer.bytes_after for layer in self.layers)
+
+    def worst(self, count: int = 5) -> list[LayerError]:
+        """Return the `count` layers with the largest relative error, the worst first."""
+        return sorted(self.layers, key=lambda layer: -layer.relative_rms_error)[:count]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
+
+    def __repr__(self) -> str:
+        groups = "a scale a channel" if self.group_size is None else f"groups of {self.group_size}"
+        lines = [
+            f"{self.algo}, {groups}: {len(self.layers)} layers, {self.bytes_before:,} → {self.bytes_after:,} bytes, "
+            f"{self.seconds:.2f} s → {self.directory}",
+            f"{'largest relative errors':44} {'‖Δw‖/‖w‖':>10} {'max |Δw|':>10}",
+        ]
+        lines += [
+            f"{layer.module:44} {layer.relative_rms_error:10.4f} {layer.max_abs_error:10.4g}" for layer in self.worst()
+        ]
+        return "\n".join(lines)
