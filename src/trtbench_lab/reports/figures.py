@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..benchmark.result import BenchResult
+from ..evaluation.compare_result import CompareResult
+from ..evaluation.summarize_result import SummarizeResult
 from ..results import Result
 from .comparison import comparison_view
 from .latency import itl_over_position, latency_distribution
-from .throughput import memory, side_by_side, throughput_over_batch
+from .memory import compare_memory, memory
+from .sides import compare_speed, rouge_bars, summarize_speed
+from .throughput import side_by_side, throughput_over_batch
 from .tradeoff import QuantizedRun, quantization_tradeoff
 
 if TYPE_CHECKING:
@@ -16,13 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "QuantizedRun",
+    "compare_memory",
+    "compare_speed",
     "comparison_view",
     "figures_for",
     "itl_over_position",
     "latency_distribution",
     "memory",
     "quantization_tradeoff",
+    "rouge_bars",
     "side_by_side",
+    "summarize_speed",
     "throughput_over_batch",
 ]
 
@@ -34,4 +42,12 @@ def figures_for(result: Result, *, theme: str = "auto") -> list[go.Figure]:
         if len({point.batch_size for point in result.points}) > 1:
             figures.append(throughput_over_batch(result, theme=theme))
         return [*figures, memory(result, theme=theme)]
+    if isinstance(result, CompareResult):
+        return [
+            compare_speed(result, theme=theme),
+            itl_over_position(result, theme=theme),
+            compare_memory(result, theme=theme),
+        ]
+    if isinstance(result, SummarizeResult):
+        return [rouge_bars(result, theme=theme), summarize_speed(result, theme=theme)]
     return []

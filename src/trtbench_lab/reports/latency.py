@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..benchmark.result import BenchPoint, BenchResult
 from ..errors import SpecError, did_you_mean
-from ..results import METRICS, Table
+from ..results import METRICS, Result, Table
 from ..results.statistics import PERCENTILE_METHOD, PERCENTILES, percentile
 from .figure import axis, buckets, described, empty_figure, evenly, new_figure, series_title
+from .sides import side_labels
 from .theme import DASHES, colours, plotly_graph_objects, translucent
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from ..evaluation.compare_result import CompareResult
 
 Series = tuple[BenchResult, BenchPoint, str, str]  # with colour and dash
 _SERIES_METRICS = ("latency_ms", "ttft_ms", "itl_ms", "tpot_ms", "generation_time_ms")
@@ -68,22 +72,21 @@ def latency_distribution(
     return described(figure, caption, Table(columns, rows))
 
 
-def itl_over_position(results: BenchResult | Sequence[BenchResult], *, theme: str = "auto") -> go.Figure:
+def itl_over_position(
+    results: BenchResult | CompareResult | Sequence[BenchResult | CompareResult], *, theme: str = "auto"
+) -> go.Figure:
     """The gap before each token along the output: the median of the runs, and the band from the fastest to the slowest.
 
-    Outputs longer than the figure can resolve are gathered into buckets whose band keeps every extreme.
+    Outputs longer than the figure can resolve are gathered into buckets whose band keeps every extreme. Of a
+    comparison the prompts stand in for the runs.
     """
-    results = _listed(results)
+    results = [results] if isinstance(results, Result) else list(results)
     title = "Inter-token latency along the output"
-    series, shape = _series(results)
+    series, shape = _gap_series(results)
     figure = new_figure(title, shape, theme=theme)
     rows = []
-    for result, point, colour, dash in series:
-        gaps = [timing.inter_token_ms for timing in point.timings]
-        if not gaps or not gaps[0]:
-            continue
+    for label, gaps, colour, dash in series:
         positions, low, middle, high = _bands(gaps)
-        label = series_title(result, f"{len(gaps)} runs" if shape else f"{_shape(point)}, {len(gaps)} runs")
         _add_band(figure, positions, low, middle, high, label, colour, dash)
         rows.append((label, len(gaps), middle[0], middle[len(middle) // 2], middle[-1], min(low), max(high)))
     if not rows:
@@ -100,6 +103,31 @@ def itl_over_position(results: BenchResult | Sequence[BenchResult], *, theme: st
     )
     columns = ("series", "runs", "first gap (ms)", "middle (ms)", "last (ms)", "fastest (ms)", "slowest (ms)")
     return described(figure, caption, Table(columns, rows))
+
+
+def _gap_series(
+    results: Sequence[BenchResult | CompareResult],
+) -> tuple[list[tuple[str, list[list[float]], str, str]], str]:
+    """Return label, gaps (a list a run), colour and dash of each series that has gaps, and the shape all share."""
+    found: list[tuple[str, list[list[float]], str, str]] = []
+    benches = [result for result in results if isinstance(result, BenchResult)]
+    series, shape = _series(benches)
+    for result, point, colour, dash in series:
+        gaps = [timing.inter_token_ms for timing in point.timings]
+        detail = f"{len(gaps)} runs" if shape else f"{_shape(point)}, {len(gaps)} runs"
+        found.append((series_title(result, detail), gaps, colour, dash))
+    for comparison in results:
+        if isinstance(comparison, BenchResult):
+            continue
+        shape = shape or f"{len(comparison.prompts)} prompt(s) × {comparison.num_runs} run(s), batch 1"
+        for side, label, colour in zip(
+            ("hf", "engine"), side_labels(comparison), colours(["huggingface", comparison.backend]), strict=True
+        ):
+            stamps = [run for prompt in comparison.prompts for run in getattr(prompt, side).token_ns]
+            found.append(
+                (label, [[(b - a) / 1e6 for a, b in itertools.pairwise(run)] for run in stamps], colour, "solid")
+            )
+    return [item for item in found if any(item[1])], shape
 
 
 def _add_curve(figure: go.Figure, samples: list[float], label: str, colour: str, dash: str) -> None:
@@ -171,10 +199,10 @@ def _add_band(
 
 
 def _bands(gaps: list[list[float]]) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Return position of the token, smallest, median and largest gap; `gaps` has a list a run."""
+    """Return position of the token, smallest, median and largest gap; `gaps` has a list a run, of any lengths."""
     positions, low, middle, high = [], [], [], []
-    for piece in buckets(len(gaps[0])):
-        values = sorted(run[i] for run in gaps for i in piece)
+    for piece in buckets(max(len(run) for run in gaps)):
+        values = sorted(run[i] for run in gaps for i in piece if i < len(run))
         positions.append(piece.start + 2)  # gap 0 lies before the second token
         low.append(values[0])
         middle.append(percentile(values, 50) or 0.0)

@@ -14,6 +14,7 @@ from ..results.render import format_value, is_numeric_column
 from .figure import caption_of, min_width_of, numbers_of
 
 _LONG = 48  # characters from which a cell's text may break
+_FOLDED_ROWS = 12  # a result's longer tables are folded, so that the page stays one to read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +126,30 @@ def table_html(table: Table) -> str:
 def result_html(result: Result) -> str:
     """Return a result's tables under its title, and the definitions of its metrics to unfold."""
     lines = getattr(result, "lines", None)
+    lines = lines() if callable(lines) else lines
     return (
         f'<h3>{_text(result.title)}</h3><div class="byline">id {_text(result.id)} · {_text(result.created_at)}</div>'
         + (f"<pre>{_text(chr(10).join(lines))}</pre>" if lines else "")
-        + "".join(table_html(table) for table in result.tables())
+        + "".join(_folded(table) if len(table.rows) > _FOLDED_ROWS else table_html(table) for table in result.tables())
+        + _texts_html(result)
         + definitions_html(metrics_named(result.metrics))
+    )
+
+
+def _texts_html(result: Result) -> str:
+    """Return both sides' texts of a comparison, the first differing token marked."""
+    if result.kind != "compare":
+        return ""
+    from ..evaluation.side_by_side import prompt_block_html
+
+    return "".join(prompt_block_html(i, c, result.backend) for i, c in enumerate(getattr(result, "prompts", ())))
+
+
+def _folded(table: Table) -> str:
+    title = table.title or f"Table of {len(table.rows)} rows"
+    return (
+        f"<details><summary>{_text(title)} ({len(table.rows)} rows)</summary>"
+        f"{table_html(Table(table.columns, table.rows, note=table.note))}</details>"
     )
 
 

@@ -23,8 +23,8 @@ _MIGRATIONS: dict[tuple[str, int], Migration] = {}
 # Where a kind is declared, so that a stored result can be read in a process that never imported its maker.
 _DECLARED_IN = {
     "bench": "trtbench_lab.benchmark.result",
-    "compare": "trtbench_lab.evaluation.compare",
-    "summarize": "trtbench_lab.evaluation.summarize",
+    "compare": "trtbench_lab.evaluation.compare_result",
+    "summarize": "trtbench_lab.evaluation.summarize_result",
     "perplexity": "trtbench_lab.evaluation.perplexity",
     **dict.fromkeys(("download", "convert", "quantize", "build", "run"), "trtbench_lab.results.steps"),
 }

@@ -186,6 +186,39 @@ _add(
     "Always at most the reserved figure, and as blind as it to other libraries.",
 )
 _add(
+    "process_rss_peak_delta_bytes",
+    "Peak growth of process memory",
+    "bytes",
+    LOWER,
+    "max over the work of the resident set − resident set before",
+    "What one piece of work added to this process's memory at its peak.",
+    "Memory that an allocator kept from earlier work is used again without showing.",
+)
+_add(
+    "kv_cache_bytes",
+    "Key/value cache",
+    "bytes",
+    LOWER,
+    "2 · layers · rows · K/V heads · capacity · head size · bytes an element",
+    "Size of the cache that the engine holds for the batch at hand.",
+)
+_add(
+    "build_peak_bytes",
+    "Peak memory of the build",
+    "bytes",
+    LOWER,
+    "max over the build of its process's resident set",
+    "Host memory of the process that built the engine.",
+)
+_add(
+    "engine_bytes",
+    "Engine folder",
+    "bytes",
+    LOWER,
+    "sum of the sizes of its files",
+    "Size of the engine on the disk, weights included.",
+)
+_add(
     "weights_bytes",
     "Weights",
     "bytes",
@@ -233,8 +266,9 @@ for _key, _what in (
         _key.upper().replace("ROUGE", "ROUGE-").replace("LSUM", "Lsum"),
         "",
         HIGHER,
-        "100 · mean over articles of F1, F1 = 2PR/(P+R)",
-        f"Overlap of {_what} between the summary and the reference, F-measure of the rouge-score package times 100.",
+        "100 · median of the bootstrap's means over articles of F1 = 2PR/(P+R)",
+        f"Overlap of {_what} between the summary and the reference, F-measure of the rouge-score package times 100, no "
+        "stemmer.",
         "Values with and without stemming, or of other prompts and lengths, are not comparable. ROUGE hardly moves "
         "under damage by quantization: look at logit differences and entity accuracy too.",
     )
@@ -280,12 +314,38 @@ _add(
     "Largest absolute difference of any logit on the same input.",
 )
 _add(
+    "mean_abs_logit_difference",
+    "Mean logit difference",
+    "",
+    LOWER,
+    "mean |logits A − logits B|",
+    "Absolute difference of a logit on the same input, averaged over the vocabulary and all positions.",
+)
+_add(
+    "top1_accuracy",
+    "Top-1 accuracy",
+    "%",
+    HIGHER,
+    "100 · positions whose argmax is the text's token / positions",
+    "Share of positions at which the side's first choice is the token that the text has there.",
+)
+_add(
+    "prompts_diverged",
+    "Diverged prompts",
+    "prompts",
+    LOWER,
+    "prompts with a differing token",
+    "Prompts whose new tokens are not all equal on both sides.",
+    "One near tie is enough to diverge: look at the margins and the logit difference before worrying.",
+)
+_add(
     "speedup",
     "Speed-up",
     "×",
     HIGHER,
-    "latency of the reference / latency",
-    "How many times as fast as the reference, both timed by the same clock on the same prompts.",
+    "the reference's time an output token / the engine's time an output token",
+    "How many times as fast as the reference, both timed by the same clock on the same prompts. Time an output token "
+    "is the whole latency over the tokens made, because the sides may make different numbers of tokens.",
 )
 _add("total_latency_s", "Total latency", "s", LOWER, "sum of latencies", "Time of all batches of the run together.")
 _add(

@@ -21,7 +21,9 @@ HEADLINES = (
     "token_agreement",
     "perplexity",
     "latency_ms_mean",
+    "latency_ms",
     "ttft_ms_p50",
+    "ttft_ms",
     "tokens_per_sec",
     "share_of_read_bandwidth",
 )
@@ -45,7 +47,7 @@ class HistoryRow:
         parts = []
         for wanted in HEADLINES:
             for name, value in self.metrics.items():
-                if value is not None and (name == wanted or name.endswith(f".{wanted}")):
+                if value is not None and name.rsplit(".", 1)[-1] in (wanted, f"engine_{wanted}"):
                     metric = metric_of(name)
                     unit = f" {metric.unit}" if metric and metric.unit else ""
                     parts.append(f"{metric.title if metric else name} {format_value(value)}{unit}")

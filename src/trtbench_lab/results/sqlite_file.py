@@ -89,9 +89,12 @@ class SqliteFile:
         connection.execute("COMMIT")
 
     def _refuse_foreign(self, connection: sqlite3.Connection) -> None:
+        # One read transaction for the three looks: between them another process may finish making the file.
+        connection.execute("BEGIN")
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        connection.execute("COMMIT")
         if application != APPLICATION_ID and (tables or version):
             raise ResultsError(
                 "This SQLite file belongs to another program.",
