@@ -253,8 +253,8 @@ def rank_blocks(
 ) -> Iterator[torch.Tensor]:
     """Yield what a rank holds of a whole tensor, as contiguous blocks of its stored type, top to bottom.
 
-    `checked` collects the parts (source tensor, rows) that have passed as a whole: a table that several ranks hold, or that is
-    both embedding and head, is checked once.
+    `checked` collects the parts (source tensor, rows) that have passed as a whole: a table that several ranks hold, or
+    that is both embedding and head, is checked once.
     """
     dtype = getattr(torch, tensor.dtype)
     cut = rank_slice(tensor, config, mapping)
