@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
 from tests.engine.fakes import MODES, FakeBuilder
+
 from trtbench_lab.checkpoint import expected_tensors, write_checkpoint
+from trtbench_lab.engine import build
 from trtbench_lab.specs import Mapping, ModelConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,3 +76,29 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeBuilder]:
         return FakeBuilder()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def engine_template(checkpoint_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One engine of the fake backend, built once; tests get copies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        target = tmp_path_factory.mktemp("template") / "engine"
+        return build(checkpoint_dir, output_dir=target, use_cache=False, builder=FakeBuilder()).directory
+
+
+@pytest.fixture
+def folder(engine_template: Path, tmp_path: Path) -> Path:
+    """An engine folder of the test's own."""
+    return Path(shutil.copytree(engine_template, tmp_path / "engine"))
+
+
+@pytest.fixture(scope="session")
+def cache_template(checkpoint_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of three engines, of max_batch_size 1, 2 and 3."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("TRTBENCH_HOME", str(tmp_path_factory.mktemp("cache")))
+        for size in (1, 2, 3):
+            engine = build(checkpoint_dir, {"max_batch_size": size}, builder=FakeBuilder())
+        return engine.directory.parent

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
 from tests.engine.conftest import tiny_config, write_tiny_checkpoint
+
 from trtbench_lab.checkpoint import open_checkpoint
 from trtbench_lab.engine import Engine, build, start_build
 from trtbench_lab.errors import BuildError, CheckpointError, SpecError, StorageError
@@ -285,7 +285,7 @@ def test_mistakes_are_seen_at_once(checkpoint_dir, fake, tmp_path):
         start_build(checkpoint_dir, "fast", builder=fake())
     with pytest.raises(SpecError, match="timeout_s"):
         start_build(checkpoint_dir, timeout_s=0, builder=fake())
-    with pytest.raises(BuildError, match="TensorRT|tensorrt"):
+    with pytest.raises(BuildError, match="tensorrt"):
         start_build(checkpoint_dir, BuildConfig(backend="tensorrt"))
 
 

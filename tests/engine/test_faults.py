@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -14,8 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.engine.fakes import MODES, FakeBuilder
 
-from tests.engine.fakes import MODES
 from trtbench_lab.engine import Engine, build, start_build
 from trtbench_lab.engine.logs import SEVERITIES
 from trtbench_lab.errors import (
@@ -96,15 +97,15 @@ def test_helpers_of_a_finished_build_end_too(checkpoint_dir, fake, tmp_path):
 
 
 def test_timeout(checkpoint_dir, fake, tmp_path):
-    with pytest.raises(BuildCancelled, match=r"ran out of its time of 0.5 s in the phase 'tune kernels"):
-        build(checkpoint_dir, output_dir=tmp_path / "engine", timeout_s=0.5, builder=fake(slow=60))
+    with pytest.raises(BuildCancelled, match=r"ran out of its time of 1 s in the phase '"):
+        build(checkpoint_dir, output_dir=tmp_path / "engine", timeout_s=1, builder=fake(slow=60))
     assert leftovers() == []
     assert not (tmp_path / "engine").exists()
 
 
 def test_waiting_for_a_job_has_its_own_limit(checkpoint_dir, fake):
     job = start_build(checkpoint_dir, builder=fake(slow=60))
-    with pytest.raises(BuildError, match="still running after 0.2 s"):
+    with pytest.raises(BuildError, match=r"still running after 0\.2 s"):
         job.wait(timeout_s=0.2)
     assert not job.done
     job.cancel()
@@ -160,6 +161,8 @@ def test_killed_worker_from_outside(checkpoint_dir, fake):
     with pytest.raises(BuildError, match="signal 9"):
         job.wait(5)
     assert job.state == "failed"
+    assert job.phase == ""
+    assert [event.text for event in job.events() if event.state == "failed"] == ["tune kernels"]
     assert leftovers() == []
 
 
@@ -197,7 +200,7 @@ def test_first_failing_rank_ends_the_others(two_rank_checkpoint_dir, fake, monke
     pids = [child.pid for child in psutil.Process().children() if "worker" in " ".join(child.cmdline())]
     assert len(pids) == 2
     os.kill(pids[1], signal.SIGKILL)
-    with pytest.raises(BuildError, match="rank 1|signal 9"):
+    with pytest.raises(BuildError, match="signal 9"):
         job.wait(10)
     assert time.monotonic() - started < 20
     assert all(is_gone(pid) for pid in pids)
@@ -254,45 +257,50 @@ def test_memory_high_water_is_seen(checkpoint_dir, fake):
     assert job.resident_bytes == 0
 
 
-def run_owner(checkpoint_dir: Path, home: Path, modes: dict, *, output_dir: Path | None = None) -> subprocess.Popen:
-    """Start another process that builds, with the fake builder in `modes`."""
-    code = (
-        "import sys; from trtbench_lab.engine import start_build; from tests.engine.fakes import FakeBuilder;"
-        "job = start_build(sys.argv[1], output_dir=sys.argv[2] or None, builder=FakeBuilder(),"
-        "  on_event=lambda e: print(e.kind, e.text, flush=True));"
-        "engine = job.wait(); print('from_cache', engine.from_cache, flush=True)"
-    )
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
-        "TRTBENCH_HOME": str(home),
-        MODES: json.dumps(modes),
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(checkpoint_dir), str(output_dir or "")],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+class Owner:
+    """Another process that builds with the fake builder in `modes`; forked, since importing torch takes seconds."""
+
+    def __init__(self, checkpoint_dir: Path, modes: dict, *, output_dir: Path | None = None):
+        context = multiprocessing.get_context("fork")
+        self._said, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(target=_own_a_build, args=(theirs, checkpoint_dir, modes, output_dir))
+        self._process.start()
+        theirs.close()
+        self.pid = self._process.pid
+
+    def wait_for(self, word: str) -> None:
+        """Wait until an event of its build has `word` in it."""
+        while self._said.poll(60):
+            if word in self._said.recv():
+                return
+        raise AssertionError(f"the owner never said {word!r}")
+
+    def kill(self) -> None:
+        """Kill it as nobody can prevent, and reap it."""
+        self._process.kill()
+        self._process.join()
+
+    def finish(self) -> int | None:
+        """Wait for its own end and return its exit status."""
+        self._process.join(60)
+        return self._process.exitcode
 
 
-def read_until(owner: subprocess.Popen, word: str) -> None:
-    for line in owner.stdout:
-        if word in line:
-            return
-    raise AssertionError(f"the owner ended without saying {word!r}")
+def _own_a_build(said, checkpoint_dir, modes, output_dir):
+    os.environ[MODES] = json.dumps(modes)
+    start_build(
+        checkpoint_dir, output_dir=output_dir, builder=FakeBuilder(), on_event=lambda event: said.send(event.text)
+    ).wait()
 
 
 @pytest.mark.parametrize("mode", [{"slow": 60}, {"hold_lock": 60}], ids=["python", "native-holds-lock"])
 def test_killed_owner_takes_the_build_with_it(checkpoint_dir, fake, tmp_path, own_home, mode):
     pid_file = tmp_path / "helper"
-    owner = run_owner(checkpoint_dir, own_home, {"half": 1000, "helper": str(pid_file), **mode})
-    read_until(owner, "tune kernels" if "slow" in mode else "holds the lock")
+    owner = Owner(checkpoint_dir, {"half": 1000, "helper": str(pid_file), **mode})
+    owner.wait_for("tune kernels" if "slow" in mode else "holds the lock")
     children = psutil.Process(owner.pid).children(recursive=True)
     assert len(children) >= 3  # worker, watchdog, helper
     owner.kill()
-    owner.wait()
     wait_until(lambda: all(is_gone(child.pid) for child in children), 6)
     staged = [path for path in (own_home / "engines").glob(".*") if path.is_dir()]
     assert len(staged) == 1
@@ -304,7 +312,7 @@ def test_killed_owner_takes_the_build_with_it(checkpoint_dir, fake, tmp_path, ow
     assert leftovers() == [engine.directory]
 
 
-def test_owner_that_ends_by_itself_leaves_nothing(checkpoint_dir, tmp_path, own_home):
+def test_owner_that_ends_by_itself_leaves_nothing(checkpoint_dir):
     code = (
         "import sys, time; from trtbench_lab.engine import start_build; from tests.engine.fakes import FakeBuilder;"
         "job = start_build(sys.argv[1], builder=FakeBuilder());"
@@ -315,26 +323,25 @@ def test_owner_that_ends_by_itself_leaves_nothing(checkpoint_dir, tmp_path, own_
     assert leftovers() == []
 
 
-def test_two_processes_build_one_engine(checkpoint_dir, fake, tmp_path, own_home):
+def test_two_processes_build_one_engine(checkpoint_dir, fake, tmp_path):
     mark = tmp_path / "mark"
     modes = {"mark": str(mark), "slow": 1.5}
-    owner = run_owner(checkpoint_dir, own_home, modes)
-    read_until(owner, "tune kernels")
+    owner = Owner(checkpoint_dir, modes)
+    owner.wait_for("tune kernels")
     job = start_build(checkpoint_dir, output_dir=tmp_path / "engine", builder=fake(**modes))
     wait_until(lambda: job.state == "waiting" or job.done)
     engine = job.wait(30)
-    owner.communicate(timeout=30)
-    assert owner.returncode == 0
+    assert owner.finish() == 0
     assert engine.from_cache
     assert len(mark.read_text().split()) == 1
     told = [event.text for event in job.events() if event.kind == "log"]
     assert any(str(owner.pid) in text and "Waiting for its engine" in text for text in told)
 
 
-def test_while_another_process_builds(checkpoint_dir, fake, tmp_path, own_home):
-    owner = run_owner(checkpoint_dir, own_home, {"slow": 60}, output_dir=tmp_path / "engine")
+def test_while_another_process_builds(checkpoint_dir, fake, tmp_path):
+    owner = Owner(checkpoint_dir, {"slow": 60}, output_dir=tmp_path / "engine")
     try:
-        read_until(owner, "tune kernels")
+        owner.wait_for("tune kernels")
         # The output folder is somebody else's: no waiting, since what he builds may be another engine.
         with pytest.raises(FolderInUseError, match=f"pid {owner.pid}"):
             build(checkpoint_dir, {"max_batch_size": 2}, tmp_path / "engine", builder=fake())
@@ -351,7 +358,6 @@ def test_while_another_process_builds(checkpoint_dir, fake, tmp_path, own_home):
         wait_until(lambda: job.state == "waiting")
     finally:
         owner.kill()
-        owner.communicate()
     assert not job.wait(30).from_cache
 
 

@@ -95,7 +95,7 @@ class EngineConfig:
             "files": {name: {"bytes": r.bytes, "digest": r.digest} for name, r in sorted(self.files.items())},
             "key": self.key,
             "built_at": self.built_at,
-            "build_seconds": round(self.build_seconds, 3),
+            "build_seconds": self.build_seconds,
             "notes": list(self.notes),
             "checkpoint": self.checkpoint,
             "tokenizer_dir": self.tokenizer_dir,

@@ -146,7 +146,7 @@ class Engine:
         """Number of ranks."""
         return self.config.pretrained_config.mapping.world_size
 
-    def executor(self, rank: int = 0, *, device: str | None = None) -> Executor:
+    def executor(self, rank: int = 0, *, device: str | None = None, **options: Any) -> Executor:
         """Load one rank and return its executor.
 
         Parameters
@@ -155,6 +155,8 @@ class Engine:
             Which rank.
         device
             Torch's name of the device; None takes the backend's default.
+        options
+            What the backend's `load` takes besides, for example ``communicator`` for a rank of several.
 
         Raises
         ------
@@ -166,7 +168,7 @@ class Engine:
         check_rank(self.config, rank, str(self.directory))
         builder = self._builder or builder_of(self.config, str(self.directory))
         check_fit(self.config, builder, str(self.directory))
-        return builder.load(self.directory, rank, self.config, device=device)
+        return builder.load(self.directory, rank, self.config, device=device, **options)
 
     def save(self, directory: Path | str, *, overwrite: bool = False) -> Engine:
         """Write the engine into another folder and return the engine there.

@@ -194,8 +194,15 @@ class BuildMonitor:
             os.write(self._wake_write, b".")
 
     def close(self) -> None:
-        """Close the log's file and the descriptors; the record stays readable."""
+        """Close the log's file and the descriptors; the record stays readable.
+
+        A phase that still runs is one whose process died in it: it has failed.
+        """
         self.log.close_file()
+        with self.changed:
+            unfinished = list(self._running.items())
+        for (name, rank), began in unfinished:
+            self.phase_changed(name, "failed", time.monotonic() - began, rank)
         with self.changed:
             for descriptor in (self._wake_read, self._wake_write):
                 with suppress(OSError):

@@ -68,7 +68,7 @@ def seal_engine(
         files=files,
         key=key,
         built_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        build_seconds=build_seconds(),
+        build_seconds=round(build_seconds(), 3),
         notes=notes,
         checkpoint=checkpoint,
         tokenizer_dir=tokenizer_dir,
@@ -79,9 +79,10 @@ def seal_engine(
 
 
 def built_for_gpu(machine: dict[str, Any], machine_key: str) -> dict[str, Any] | None:
-    """Return the GPU of the machine that an engine's machine key names, or None for a CPU engine."""
+    """Return the GPU that an engine's machine key names, by name or as ``sm90``, or None for a CPU engine."""
     for gpu in machine.get("gpus", ()):
-        if gpu["name"] in machine_key:
+        capability = "sm" + str(gpu.get("compute_capability", "?")).replace(".", "")
+        if gpu["name"] in machine_key or capability in machine_key.split():
             return dict(gpu)
     return None
 

@@ -18,6 +18,7 @@ GRACE_S = 2.0  # from the polite request to SIGTERM
 TERM_S = 1.0  # from SIGTERM to SIGKILL, which nothing outlives
 _BEAT_S = 0.5
 _TURN_S = 0.2
+_START = "start the build process"
 
 
 class _Watched:
@@ -33,8 +34,9 @@ class _Watched:
         self.error: TrtbenchError | None = None
         self.peak_bytes = 0
         self.cancel_steps = 0
-        self.phase = "start of the build process"
+        self.phase = _START
         self.rank: int | None = process.ranks[0] if len(process.ranks) == 1 else None
+        self.started = time.monotonic()
 
 
 def run_workers(requests: list[dict[str, Any]], monitor: BuildMonitor) -> None:
@@ -52,6 +54,7 @@ def run_workers(requests: list[dict[str, Any]], monitor: BuildMonitor) -> None:
     try:
         for request in requests:
             workers.append(_Watched(WorkerProcess(request)))
+            monitor.phase_changed(_START, "running", 0.0, workers[-1].rank)
         _watch(workers, monitor, kills_before)
     finally:
         for worker in workers:
@@ -123,6 +126,7 @@ def _take_message(worker: _Watched, line: str, monitor: BuildMonitor) -> None:
     match message["type"]:
         case "hello":
             worker.process.watchdog = message["watchdog"]
+            monitor.phase_changed(_START, "done", time.monotonic() - worker.started, worker.rank)
         case "phase":
             worker.phase, worker.rank = message["name"], message["rank"]
             monitor.phase_changed(message["name"], message["state"], message["phase_s"], message["rank"])

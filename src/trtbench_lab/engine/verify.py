@@ -47,10 +47,10 @@ def verify_files(
     """
     from ..backends.protocol import engine_file_name
 
-    for rank in range(max(1, config.pretrained_config.mapping.world_size)):
-        if engine_file_name(rank) not in config.files:
+    for number in range(max(1, config.pretrained_config.mapping.world_size)):
+        if engine_file_name(number) not in config.files:
             raise EngineError(
-                f"The engine of rank {rank} is missing from the list of files; the model has "
+                f"The engine of rank {number} is missing from the list of files; the model has "
                 f"{config.pretrained_config.mapping.world_size} ranks.",
                 where=str(engine_dir),
                 remedy=_REBUILD,

@@ -18,8 +18,10 @@ def ranks_by_worker(plan: BuildPlan, note: Callable[[str], None]) -> list[list[i
     config = plan.build_config
     wanted = min(world_size, world_size if config.parallel_build else config.workers)
     machine = machine_fingerprint()
-    if built_for_gpu(machine, plan.builder.machine_key()) is not None:
-        limit, what = len(machine["gpus"]), "GPU"
+    machine_key = plan.builder.machine_key()
+    gpus = [gpu for gpu in machine.get("gpus", ()) if built_for_gpu({"gpus": [gpu]}, machine_key)]
+    if gpus:
+        limit, what = len(gpus), "GPU"
     else:
         limit, what = machine.get("cpu_cores_usable") or 1, "CPU core"
     workers = max(1, min(wanted, limit))
