@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trtbench_lab.specs.command_line import VERBS
-from trtbench_lab.specs.completion import complete
+from trtbench_lab.specs.completion import complete, option_at
 from trtbench_lab.specs.flags import flag_table
 from trtbench_lab.specs.help_text import FaceOption, help_text, overview
 from trtbench_lab.specs.requests import REQUESTS
@@ -77,10 +77,26 @@ def test_all_options_are_offered_after_two_dashes() -> None:
 
 
 def test_demo_models_are_offered_where_models_go() -> None:
-    assert texts("convert") == ["demo", "demo:gpt2", "demo:llama"]
+    assert texts("convert")[:4] == ["demo", "demo:gpt2", "demo:llama", "--model_dir"]
     assert texts("convert", "--model_dir", prefix="demo:") == ["demo:gpt2", "demo:llama"]
     assert texts("doctor", prefix="t") == ["tensorrt", "torch"]
-    assert texts("run", prefix="") == []
+    assert texts("run", "demo", prefix="d") == []
+
+
+def test_the_option_at_the_cursor_is_known() -> None:
+    def at(verb: str, *before: str, prefix: str = "") -> str | None:
+        option = option_at(flag_table(REQUESTS[verb]), before, prefix)
+        return None if option is None else option.info.name
+
+    assert at("run") == "engine_dir"
+    assert at("run", "e") == "input_text"
+    assert at("run", "--engine_dir", "e") == "input_text"
+    assert at("run", "engine_dir=e") == "input_text"
+    assert at("run", "--top_k") == "top_k"
+    assert at("run", prefix="--top_k=") == "top_k"
+    assert at("run", prefix="--to") is None
+    assert at("build", "--gemm_plugin", "float16", "c") == "output_dir"
+    assert at("build", "c", "e") is None
 
 
 def test_option_table_in_the_docs_is_current() -> None:

@@ -115,13 +115,12 @@ def _coerced_float(value: Any) -> float:
 def _coerced_str(value: Any) -> str:
     if isinstance(value, str):
         return str(value)
-    folder = getattr(value, "directory", value)  # an Engine or a Checkpoint stands for its folder
-    if isinstance(folder, os.PathLike):
-        path = os.fspath(folder)
-        if isinstance(path, str):
+    # An engine or a checkpoint stands for its folder, and so does the result of the step that wrote one.
+    for folder in (value, getattr(value, "directory", None), getattr(value, "output_dir", None)):
+        if isinstance(folder, str):
+            return folder
+        if isinstance(folder, os.PathLike) and isinstance(path := os.fspath(folder), str):
             return path
-    if isinstance(folder, str):
-        return folder
     raise Unfit(f"must be text, not {shown(value)}")
 
 

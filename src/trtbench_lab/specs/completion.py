@@ -38,6 +38,35 @@ def complete(verb: str, before: Sequence[str], prefix: str, face: Sequence[FaceO
     return _options(table, before, prefix, face)
 
 
+def option_at(table: FlagTable, before: Sequence[str], prefix: str) -> FlatOption | None:
+    """Return the option whose value the word at the cursor is; None where a flag is to come or nobody can say."""
+    name, equals, _ = prefix.partition("=")
+    if equals:
+        return _named(table, name)
+    if prefix.startswith("-"):
+        return None
+    option = _awaiting(table, before)
+    if option is not None and not option.takes_optional_value:
+        return option
+    free = [positional for positional in table.positional if not _is_named(table, before, positional)]
+    filled = _positional_words(table, before)
+    return free[filled] if filled < len(free) else None
+
+
+def _positional_words(table: FlagTable, before: Sequence[str]) -> int:
+    """Return how many words so far belong to no flag."""
+    count = 0
+    for position, word in enumerate(before):
+        option = _awaiting(table, before[:position])
+        is_value = option is not None and (not option.takes_optional_value or option.accepts(word))
+        count += not (word.startswith("-") or is_value or _named(table, word.partition("=")[0]) is not None)
+    return count
+
+
+def _is_named(table: FlagTable, before: Sequence[str], option: FlatOption) -> bool:
+    return any(_named(table, word.partition("=")[0]) is option for word in before if "=" in word or word[:1] == "-")
+
+
 def _named(table: FlagTable, name: str) -> FlatOption | None:
     if name.startswith("-"):
         flag = table.flags.get(normalized(name))
@@ -46,7 +75,7 @@ def _named(table: FlagTable, name: str) -> FlatOption | None:
 
 
 def _awaiting(table: FlagTable, before: Sequence[str]) -> FlatOption | None:
-    """Return the option whose value the word at the cursor is, if its flag stands right before it."""
+    """Return the option whose flag stands right before the cursor."""
     return _named(table, before[-1]) if before and before[-1].startswith("-") and "=" not in before[-1] else None
 
 
@@ -59,35 +88,36 @@ def _words(option: FlatOption, typed: str, before_word: str = "") -> list[Comple
 
 
 def _options(table: FlagTable, before: Sequence[str], prefix: str, face: Sequence[FaceOption]) -> list[Completion]:
-    wanted = prefix if prefix.startswith("--") else prefix.lstrip("-")
-    dashed = prefix.startswith("-")
-    typed = {normalized(word.partition("=")[0]) for word in before if word.startswith("-")}
-    found: list[Completion] = []
-    for item in face:
-        found += [Completion(flag, item.help) for flag in item.flags if prefix and dashed and flag.startswith(prefix)]
-    others: list[Completion] = []
-    head = normalized(wanted) if wanted.startswith("--") else wanted
+    named = {normalized(word.partition("=")[0]) for word in before if word.startswith("-")}
+    if prefix and not prefix.startswith("-"):
+        return _first_positional(table, before, prefix) + _assignments(table, prefix)
+    wanted = normalized(prefix) if prefix.startswith("--") else prefix
+    own: list[Completion] = []
+    borrowed: list[Completion] = []
     for spelling, flag in table.flags.items():
         option = flag.option
-        if spelling in typed and option.meta.nargs != "+":
+        if not spelling.startswith(("--" + wanted.lstrip("-")) if wanted in ("", "-") else wanted):
             continue
-        text = spelling if dashed else spelling.lstrip("-")
-        if not spelling.startswith("--") or not text.startswith(head if dashed else wanted):
+        if not spelling.startswith("--") or (spelling in named and option.meta.nargs != "+"):
             continue
         is_own = flag.constant is NO_VALUE and spelling == normalized(option.info.flag)
-        if not dashed:
-            if is_own and wanted:
-                found.append(Completion(f"{text}=", option.meta.help))
-            continue
-        (found if is_own else others).append(Completion(spelling, option.meta.help))
-    models = [] if dashed else _positional(table, before, prefix)
-    return models + (found or others)
+        (own if is_own else borrowed).append(Completion(spelling, option.meta.help))
+    of_face = [Completion(flag, item.help) for item in face for flag in item.flags if flag.startswith(prefix or "--")]
+    return _first_positional(table, before, prefix) + (own or borrowed) + of_face
 
 
-def _positional(table: FlagTable, before: Sequence[str], prefix: str) -> list[Completion]:
+def _assignments(table: FlagTable, prefix: str) -> list[Completion]:
+    """Return ``name=`` for options whose name begins with `prefix`."""
+    wanted = prefix.replace("-", "_")
     return [
-        completion
-        for option in table.positional[:1]
-        if not any(_named(table, word.partition("=")[0]) is option for word in before)
-        for completion in _words(option, prefix)
+        Completion(f"{option.info.name}=", option.meta.help)
+        for option in table.options
+        if option.info.name.startswith(wanted)
     ]
+
+
+def _first_positional(table: FlagTable, before: Sequence[str], prefix: str) -> list[Completion]:
+    if prefix.startswith("-"):
+        return []
+    option = option_at(table, before, prefix)
+    return [] if option is None else _words(option, prefix)

@@ -180,7 +180,9 @@ class LineReader:
         """Give options that the line does not name the caller's own defaults."""
         for name, value in defaults.items():
             option = self.table.names.get(name)
-            if option is not None and option.path not in self.named and value is not None:
+            if option is None or option.info.name != name or option.path in self.named:
+                continue  # "--dtype" is the checkpoint's for one verb and the computation's for another
+            if value is not None:
                 if isinstance(value, str):
                     self._set_text(option, [value], name)
                 else:

@@ -1,0 +1,184 @@
+"""The shell: ``trtbench VERB [options]`` → one request → one call → its result."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import IO, Any
+
+from ._version import __version__
+from .errors import SpecError, TrtbenchError
+from .progress import ProgressEvent, no_progress
+from .progress_text import text_from_event
+from .specs.command_line import parse, request_type
+from .specs.help_text import FaceOption, help_text, overview
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+FACE = (
+    FaceOption(("--json",), "", "Print the result as JSON."),
+    FaceOption(("--quiet", "-q"), "", "Show no progress and no notes."),
+    FaceOption(("--details",), "", "Show what lies behind an error: log tail, native message."),
+    FaceOption(("--help", "-h"), "", "Show this help."),
+)
+_SPARSE_S = 10.0
+_REDRAW_S = 0.2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return the exit code: 0 done, 1 failed, 2 not understood, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _main(words)
+        sys.stdout.flush()  # a broken pipe shows here rather than while Python shuts down
+        return code
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has left (`trtbench history | head`); nobody is there to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _main(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return OK if words else USAGE
+    if words[0] == "--version":
+        print(f"trtbench-lab {__version__}")
+        return OK
+    verb, rest = words[0], words[1:]
+    flags, rest = _face_flags(rest)
+    try:
+        request_type(verb)
+        if "--help" in flags or "-h" in flags:
+            print(help_text(verb, f"trtbench {verb}", FACE))
+            return OK
+        spec, notes = parse(verb, rest)
+    except SpecError as error:
+        return _failed(error, flags, USAGE)
+    quiet = bool(flags & {"--quiet", "-q"})
+    if not quiet:
+        for note in notes:
+            _tell(f"note: {note}")
+    return _run(verb, spec, flags, quiet)
+
+
+def _run(verb: str, spec: Any, flags: set[str], quiet: bool) -> int:
+    from . import workbench
+
+    show = ProgressLine(sys.stderr)
+    keywords: dict[str, Any] = {"progress": no_progress if quiet else show}
+    streams = bool(getattr(spec, "streaming", False)) and "--json" not in flags
+    if streams:
+        keywords["on_text"] = _writer(sys.stdout)
+    try:
+        result = getattr(workbench, verb)(spec, **keywords)
+    except TrtbenchError as error:
+        show.clear()
+        return _failed(error, flags, FAILED)
+    except (KeyboardInterrupt, BrokenPipeError):
+        show.clear()
+        raise
+    except Exception as error:  # a fault of this program; it still owes a sentence
+        show.clear()
+        _tell(f"error: something went wrong inside trtbench: {type(error).__name__}: {error}")
+        _tell(
+            traceback.format_exc()
+            if "--details" in flags
+            else "  → Run it again with --details and report what it shows."
+        )
+        return FAILED
+    show.clear()
+    if streams:
+        print()
+    print(_shown(spec, result, as_json="--json" in flags))
+    return OK
+
+
+def _face_flags(words: list[str]) -> tuple[set[str], list[str]]:
+    """Take the shell's own flags out of a line; words after ``--`` are texts."""
+    own = {flag for item in FACE for flag in item.flags}
+    end = words.index("--") if "--" in words else len(words)
+    taken = {word for word in words[:end] if word in own}
+    return taken, [word for word in words[:end] if word not in own] + words[end:]
+
+
+def _shown(spec: Any, result: Any, *, as_json: bool) -> str:
+    if as_json:
+        payload = result.to_dict() if hasattr(result, "to_dict") else {"text": repr(result)}
+        return json.dumps(payload, indent=2, ensure_ascii=False, default=str)
+    if getattr(spec, "csv", False):
+        from .workbench.measurement import csv_of
+
+        return csv_of(result.tables()[0]).rstrip("\n")
+    return repr(result)
+
+
+def _failed(error: TrtbenchError, flags: set[str], code: int) -> int:
+    _tell(f"error: {error}")
+    if error.details:
+        _tell(error.details if "--details" in flags else "  (--details shows more)")
+    return code
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _writer(stream: IO[str]) -> Callable[[str], None]:
+    def write(text: str) -> None:
+        stream.write(text)
+        stream.flush()
+
+    return write
+
+
+class ProgressLine:
+    """Progress on a stream: one line that changes in place on a terminal, a line now and then in a log file.
+
+    Nothing is shown of work that takes less than a second.
+    """
+
+    def __init__(self, stream: IO[str]):
+        self._stream = stream
+        self._in_place = stream.isatty()
+        self._width = 0
+        self._last = float("-inf")
+        self._phase: str | None = None
+
+    def __call__(self, event: ProgressEvent) -> None:
+        now = time.monotonic()
+        if self._in_place:
+            if event.elapsed_s >= 1.0 and (now - self._last >= _REDRAW_S or event.state != "running"):
+                self._last = now
+                self._redraw(text_from_event(event))
+            return
+        long_enough = event.elapsed_s >= 1.0 and (event.state != "running" or event.elapsed_s >= _SPARSE_S)
+        if long_enough and (now - self._last >= _SPARSE_S or event.state != "running" or event.phase != self._phase):
+            self._last, self._phase = now, event.phase
+            print(text_from_event(event), file=self._stream, flush=True)
+
+    def clear(self) -> None:
+        """Take the line away, so that what follows begins on an empty one."""
+        if self._in_place and self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+            self._stream.flush()
+            self._width = 0
+
+    def _redraw(self, text: str) -> None:
+        text = text[: _columns() - 1]
+        self._stream.write("\r" + text.ljust(self._width))
+        self._stream.flush()
+        self._width = len(text)
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
