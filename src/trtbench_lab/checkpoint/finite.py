@@ -23,6 +23,7 @@ def all_finite(block: torch.Tensor) -> bool:
     Two integer maxima of the bit patterns: about 19 GB/s on one thread for every float type, where
     ``torch.isfinite(...).all()`` reaches 1.3.
     """
+    block = _comparable(block)
     infinity = _INFINITY_BITS.get(block.dtype)
     if infinity is None or block.numel() == 0:
         return not block.is_floating_point() or bool(torch.isfinite(block).all())
@@ -59,10 +60,11 @@ def check_finite(
     """
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
-    low, high = torch.aminmax(tensor.detach())
+    tensor = _comparable(tensor.detach())
+    low, high = torch.aminmax(tensor)
     extremes = torch.stack((low, high))
     if not bool(torch.isfinite(extremes).all()):
-        raise _not_finite(name, tensor.detach(), where, error)
+        raise _not_finite(name, tensor, where, error)
     if stored_as is None or stored_as is tensor.dtype:
         return
     if not bool(torch.isfinite(extremes.to(stored_as)).all()):
@@ -73,6 +75,13 @@ def check_finite(
             where=where,
             remedy="Choose dtype bfloat16 or float32.",
         )
+
+
+def _comparable(values: torch.Tensor) -> torch.Tensor:
+    """Return 8-bit floats in a type that the CPU compares, which holds each of them exactly; all others as they are."""
+    if values.dtype.itemsize > 1 or not values.is_floating_point():
+        return values
+    return values.to(torch.float32 if values.dtype == torch.float8_e8m0fnu else torch.float16)
 
 
 def _not_finite(name: str, values: torch.Tensor, where: str | None, error: type[TrtbenchError]) -> TrtbenchError:

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtbench_lab.errors import IntakeError
-from trtbench_lab.intake.finite import check_finite
+from trtbench_lab.checkpoint.finite import all_finite, check_finite
+from trtbench_lab.errors import CheckpointError, IntakeError
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 NAN, INF = float("nan"), float("inf")
@@ -33,8 +33,9 @@ def test_one_bad_value_is_counted_and_placed(dtype: torch.dtype, bad: float) -> 
     values[2, 3] = bad
     tensor = values.to(dtype)
     kind = "1 NaN and 0 infinite" if bad != bad else "0 NaN and 1 infinite"
-    with pytest.raises(IntakeError) as caught:
+    with pytest.raises(CheckpointError) as caught:
         check_finite("layers.0.w", tensor, where="model.safetensors")
+    assert not all_finite(tensor)
     assert f"Tensor layers.0.w holds {kind} values of 24" in str(caught.value)
     assert "at [2, 3]" in str(caught.value)
     assert str(caught.value).startswith("model.safetensors: ")
@@ -42,32 +43,57 @@ def test_one_bad_value_is_counted_and_placed(dtype: torch.dtype, bad: float) -> 
 
 def test_both_kinds_are_counted() -> None:
     tensor = torch.tensor([1.0, NAN, INF, NAN, -INF])
-    with pytest.raises(IntakeError, match=r"2 NaN and 2 infinite values of 5; the first is nan at \[1\]"):
+    with pytest.raises(CheckpointError, match=r"2 NaN and 2 infinite values of 5; the first is nan at \[1\]"):
         check_finite("w", tensor)
 
 
-@pytest.mark.parametrize("tensor", [torch.empty(0, 4), torch.tensor(3), torch.tensor([True]), torch.tensor(1.0)])
+@pytest.mark.parametrize("tensor", [torch.empty(0, 4), torch.tensor([3]), torch.tensor([True]), torch.tensor(1.0)])
 def test_empty_integer_and_scalar_tensors_pass(tensor: torch.Tensor) -> None:
     check_finite("w", tensor)
+    assert all_finite(tensor)
 
 
-def test_strided_and_complex_and_parameter() -> None:
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu])
+def test_every_finite_8_bit_float_passes(dtype: torch.dtype) -> None:
+    values = torch.arange(256, dtype=torch.int16).to(torch.uint8).view(dtype)
+    finite = values[torch.isfinite(values.float())]
+    assert len(finite) >= 247  # E5M2 spends 8 of 256 patterns on infinity and NaN, the others fewer
+    check_finite("w", finite)
+    assert all_finite(finite)
+    assert not all_finite(values)
+
+
+def test_strided_tensors_and_parameters() -> None:
     base = torch.ones(4, 4)
     base[0, 1] = NAN
     check_finite("even columns", base[:, ::2])
-    with pytest.raises(IntakeError):
+    with pytest.raises(CheckpointError):
         check_finite("transposed", base.t())
-    with pytest.raises(IntakeError):
-        check_finite("complex", torch.complex(torch.zeros(2), torch.tensor([0.0, INF])))
     check_finite("parameter", torch.nn.Parameter(torch.ones(2)))
+
+
+def test_the_callers_class_is_raised() -> None:
+    with pytest.raises(IntakeError):
+        check_finite("w", torch.tensor([NAN]), error=IntakeError)
+
+
+@pytest.mark.parametrize(("stored_as", "fits"), [(torch.float16, False), (torch.bfloat16, True), (None, True)])
+def test_values_that_the_stored_type_cannot_hold(stored_as: torch.dtype | None, fits: bool) -> None:
+    tensor = torch.tensor([1.0, -70_000.0])  # float16 ends at 65,504
+    if fits:
+        check_finite("w", tensor, stored_as=stored_as)
+    else:
+        with pytest.raises(CheckpointError, match=r"reaches 70000, which float16 cannot hold .*65504"):
+            check_finite("w", tensor, stored_as=stored_as)
 
 
 @given(st.lists(st.integers(0, 2**16 - 1), min_size=1, max_size=40))
 def test_agrees_with_numpy_on_any_half_precision_bits(bits: list[int]) -> None:
     array = np.array(bits, dtype=np.uint16).view(np.float16)
     tensor = torch.from_numpy(array)
+    assert all_finite(tensor) == np.isfinite(array).all()
     if np.isfinite(array).all():
         check_finite("w", tensor)
     else:
-        with pytest.raises(IntakeError, match=f"{np.isnan(array).sum()} NaN and {np.isinf(array).sum()} infinite"):
+        with pytest.raises(CheckpointError, match=f"{np.isnan(array).sum()} NaN and {np.isinf(array).sum()} infinite"):
             check_finite("w", tensor)
