@@ -182,7 +182,7 @@ class CausalLM:
         save_rank(
             output_dir, self.config, self.weights,
             save_config=save_config, overwrite=overwrite, source_digest=digest() if digest else None,
-            source=self.source_dir.name if self.source_dir else None,
+            source=str(self.source_dir.absolute()) if self.source_dir else None,
         )  # fmt: skip
 
     @classmethod

@@ -170,7 +170,7 @@ def convert(
         check_division(config, config.mapping)
     total = sum(rank_bytes(config, rank) for rank in range(world))
     tensors = 0
-    with checkpoint_writer(output_dir, config, source=source.directory.name, overwrite=overwrite) as writer:
+    with checkpoint_writer(output_dir, config, source=str(source.directory.absolute()), overwrite=overwrite) as writer:
         with phase("write ranks", progress, total=total, unit="B") as current:
             stream = _Stream(source, config, matched, writer, current)
             run_ranks(stream.write_rank, world, workers)

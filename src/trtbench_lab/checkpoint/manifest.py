@@ -24,7 +24,7 @@ class Manifest:
     files
         File name → ``{"bytes": int, "digest": str}``.
     source
-        Name of the folder the weights came from; None where they came from memory.
+        Folder the weights came from, as it was called then; None where they came from memory.
     """
 
     files: dict[str, dict[str, Any]]

@@ -105,6 +105,12 @@ class Checkpoint:
         return self.config.mapping.world_size
 
     @property
+    def source_dir(self) -> Path | None:
+        """Folder of the model that the weights came from, where it is known and still there."""
+        recorded = self.manifest.source if self.manifest is not None else None
+        return Path(recorded) if recorded and Path(recorded).is_absolute() and Path(recorded).is_dir() else None
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all rank files."""
         return sum(self.path(rank).stat().st_size for rank in range(self.world_size))

@@ -130,9 +130,16 @@ def _tokenizer_dir(given: Path | str | None, checkpoint_dir: Path | None, model:
         given = getattr(model, "tokenizer_dir", None) or getattr(model, "source_dir", None)
     if given is not None:
         return Path(given).expanduser().absolute()
-    if checkpoint_dir is not None and any((checkpoint_dir / name).is_file() for name in _TOKENIZER_FILES):
-        return checkpoint_dir
-    return None
+    if checkpoint_dir is None:
+        return None
+    from ..checkpoint.reader import open_checkpoint
+
+    candidates = (checkpoint_dir, open_checkpoint(checkpoint_dir).source_dir)
+    return next((folder for folder in candidates if folder is not None and _has_tokenizer(folder)), None)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def _source(model: Any) -> tuple[Path | None, Any, ModelConfig]:
@@ -149,6 +156,13 @@ def _source(model: Any) -> tuple[Path | None, Any, ModelConfig]:
     if isinstance(config, ModelConfig) and isinstance(directory, Path):
         return directory.absolute(), None, config
     if isinstance(config, ModelConfig) and callable(getattr(model, "save_checkpoint", None)):
+        mapping = config.mapping
+        if mapping.world_size > 1:
+            raise BuildError(
+                f"The model in memory holds rank {mapping.rank} of {mapping.world_size}, and an engine needs them all.",
+                where="model",
+                remedy="Write every rank with save_checkpoint(directory), then build from that folder.",
+            )
         return None, model, config
     raise BuildError(
         f"A build starts from a checkpoint folder or a model of trtbench_lab, not from {type(model).__name__}.",

@@ -88,7 +88,7 @@ def quantize_checkpoint(
     tensors = whole_tensors(config)
     errors: list[LayerError] = []
     with (
-        checkpoint_writer(output_dir, config, source=Path(where).name, overwrite=overwrite) as writer,
+        checkpoint_writer(output_dir, config, source=where, overwrite=overwrite) as writer,
         phase("quantize", progress, total=len(tensors), unit="tensor") as current,
     ):
         scale = torch.empty(0)
@@ -136,7 +136,8 @@ def _reader(
             )
         changes = {**options, **({} if mapping is None else {"mapping": mapping})}
         config = stored.replace(**changes, **({} if dtype == "auto" else {"dtype": dtype}))
-        return config, lambda tensor: whole_from_ranks(source, tensor), str(source.directory)
+        origin = source.source_dir or source.directory
+        return config, lambda tensor: whole_from_ranks(source, tensor), str(origin.absolute())
     config = config_from_source(source, dtype, mapping, **options)
     matched = match_source(source, config, family_for_architecture(config.architecture))
 
@@ -146,7 +147,7 @@ def _reader(
             source.release(part.name)
         return found
 
-    return config, read, str(source.directory)
+    return config, read, str(source.directory.absolute())
 
 
 def _quantized_config(plain: ModelConfig, quant_config: QuantConfig) -> ModelConfig:

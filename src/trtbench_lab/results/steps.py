@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from .base import Number, Result
 from .render import Table
 
+_WORST_LAYERS = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult(Result):
@@ -71,7 +73,13 @@ class DownloadStep(StepResult):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertStep(StepResult):
-    """A checkpoint written from a source model."""
+    """A checkpoint written from a source model.
+
+    Attributes
+    ----------
+    layers
+        What quantizing did to each layer, in the order of the network; empty without quantization.
+    """
 
     kind: ClassVar[str] = "convert"
 
@@ -83,6 +91,7 @@ class ConvertStep(StepResult):
     tensors: int
     written_bytes: int
     bytes_by_rank: list[int]
+    layers: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def metrics(self) -> dict[str, Number | None]:
@@ -103,6 +112,16 @@ class ConvertStep(StepResult):
             ("quantization", self.quantization),
             ("tp × pp", f"{self.tp_size} × {self.pp_size}"),
         ]
+
+    def tables(self) -> list[Table]:
+        tables = super().tables()
+        if self.layers:
+            columns = ("module", "relative_rms_error", "max_abs_error", "clipped_share", "bytes_before", "bytes_after")
+            worst = sorted(self.layers, key=lambda layer: -float(layer["relative_rms_error"]))[:_WORST_LAYERS]
+            rows = [tuple(layer[column] for column in columns) for layer in worst]
+            title = f"Layers that lost most ({len(rows)} of {len(self.layers)}; all are in .layers)"
+            tables.insert(1, Table(columns=columns, rows=rows, title=title))
+        return tables
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import config_from_source, open_checkpoint, shard_plan
@@ -12,7 +13,7 @@ from ..errors import SpecError, did_you_mean
 from ..families.registry import all_families, family_for_hf
 from ..intake.huggingface import HFSource, open_hf_folder
 from ..progress import ProgressSink
-from ..quantization import quantize_source
+from ..quantization.checkpoint import quantize_checkpoint
 from ..results.steps import ConvertStep, DownloadStep, QuantizeStep
 from ..specs import ModelConfig
 from ..specs.requests import ConvertSpec, DownloadSpec, QuantizeSpec
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     from ..checkpoint import ShardPlan
     from ..families import Family
 
+_MODEL_OPTIONS = (
+    "use_parallel_embedding",
+    "embedding_sharding_dim",
+    "share_embedding_table",
+    "rotary_base",
+    "rotary_scaling",
+)
 # What a request says about its output's place and speed, which the content of a checkpoint does not depend on.
 _NOT_CONTENT = ("source", "output_dir", "name", "overwrite", "workers", "dry_run", "trust_remote_code")
 
@@ -66,8 +74,6 @@ def convert(spec: ConvertSpec, *, progress: ProgressSink | None = None) -> Conve
     config = _config(spec, source)
     if spec.family is not None:
         _check_family(spec.family, source)
-    rotary = {"rotary_base": spec.rotary_base, "rotary_scaling": spec.rotary_scaling}
-    config = config.replace(**{name: value for name, value in rotary.items() if value is not None})
     if spec.dry_run:
         return shard_plan(config.replace(quantization=spec.quant_config))
     return keep(_written(ConvertStep, "convert", spec, source, config, progress))
@@ -85,12 +91,13 @@ def _open(spec: ConvertSpec | QuantizeSpec, progress: ProgressSink | None) -> HF
 
 def _config(spec: ConvertSpec | QuantizeSpec, source: HFSource) -> ModelConfig:
     """Return the model's configuration as the request wants it, not yet quantized."""
-    options: dict[str, Any] = {
-        name: getattr(spec, name)
-        for name in ("use_parallel_embedding", "embedding_sharding_dim", "share_embedding_table")
-        if hasattr(spec, name)
-    }
-    return config_from_source(source, spec.dtype, spec.mapping, **options)
+    return config_from_source(source, spec.dtype, spec.mapping, **_model_options(spec))
+
+
+def _model_options(spec: ConvertSpec | QuantizeSpec) -> dict[str, Any]:
+    """Return the fields of ModelConfig that the request sets over what the source says."""
+    asked = {name: getattr(spec, name, None) for name in _MODEL_OPTIONS}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _check_family(asked: str, source: HFSource) -> None:
@@ -129,16 +136,24 @@ def _written(
     label = label_of(source.directory)
     target = output_dir_for(verb, label, {**request, "weights": source.digest()}, spec.output_dir)
     notes: list[str] = []
+    layers: list[dict[str, Any]] = []
     started = time.monotonic()
     # A folder in the cache is named after its content, so one that is there is the one that was asked for.
     if spec.output_dir is None and target.is_dir():
         notes.append("Taken from the cache: the same model was written with the same options before.")
         open_checkpoint(target, verify=True)
     elif spec.quant_config.quant_algo is not None:
-        quantize_source(
-            source, target, config.replace(quantization=spec.quant_config),
-            workers=spec.workers, overwrite=spec.overwrite, progress=progress,
-        )  # fmt: skip
+        report = quantize_checkpoint(
+            source,
+            target,
+            spec.quant_config,
+            dtype=config.dtype,
+            mapping=config.mapping,
+            overwrite=spec.overwrite,
+            progress=progress,
+            **_model_options(spec),
+        )
+        layers = [asdict(layer) for layer in report.layers]
     else:
         convert_source(source, target, config=config, workers=spec.workers, overwrite=spec.overwrite, progress=progress)
     seconds = time.monotonic() - started
@@ -161,4 +176,5 @@ def _written(
         tensors=sum(len(weights) for weights in ranks),
         written_bytes=sum(bytes_by_rank),
         bytes_by_rank=bytes_by_rank,
+        layers=layers,
     )
