@@ -22,6 +22,7 @@ ACTIVATIONS = {
 _ROPE_PLAIN = ("default", None)
 _ROPE_KNOWN = ("linear", "llama3")
 _ABSENT = object()
+_LARGEST_COUNT = 1 << 31  # beyond any model; larger numbers come from damaged files
 
 
 class HfConfig:
@@ -65,8 +66,8 @@ class HfConfig:
             return value
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise self.unfit(names[0], value, f"a whole number of at least {least}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LARGEST_COUNT:
+            raise self.unfit(names[0], value, f"a whole number from {least} to {_LARGEST_COUNT:,}")
         return value
 
     def number(self, *names: str, default: Any = _ABSENT) -> Any:

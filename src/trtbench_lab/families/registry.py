@@ -40,10 +40,12 @@ def family_for_architecture(name: str, *, where: str | None = None) -> Family:
     """
     known = architectures()
     if name not in known:
+        # of names that differ in case only, the last is suggested: the canonical one
+        choices = sorted(known, key=lambda choice: choice == known[choice].architectures[0])
         raise IntakeError(
             f"The architecture {name!r} is not supported.",
             where=where,
-            remedy=did_you_mean(name, list(known), limit=20),
+            remedy=did_you_mean(name, choices, limit=40),
         )
     return known[name]
 
