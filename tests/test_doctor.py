@@ -78,12 +78,12 @@ def test_every_component_is_looked_at(report: DoctorReport) -> None:
 
 def test_this_machine_is_seen_as_it_is(report: DoctorReport) -> None:
     assert report.usable_backends[0] == choose_backend().name
-    assert report.row("torch").found == torch.__version__
+    assert torch.__version__.startswith(report.row("torch").found)  # the package's metadata may lack the build tag
     assert not [row for row in report.rows if row.found == "unknown"]
 
 
 def test_every_row_that_is_wrong_says_what_to_do(report: DoctorReport) -> None:
-    assert all(row.meaning.endswith(".") and row.found for row in report.rows)
+    assert all(row.meaning.endswith(".") and not row.meaning.endswith("..") and row.found for row in report.rows)
     assert all(row.remedy for row in report.problems)
 
 
@@ -410,6 +410,7 @@ def test_driver_version_is_decoded(monkeypatch: pytest.MonkeyPatch, number: int,
         (None, "echo HYDRA build details:", False, "missing", "several ranks"),
         ("4.1.2", None, False, "warning", "cannot be started"),
         ("4.1.2", "echo 'mpiexec (Open MPI) 5.0.11'", True, "warning", "refuses to start ranks as root"),
+        ("4.1.2", "echo 'mpiexec (OpenRTE) 4.1.6'", True, "warning", "refuses to start ranks as root"),
         ("4.1.2", "echo 'mpiexec (Open MPI) 5.0.11'", False, "ok", "can be started"),
         ("4.1.2", "echo HYDRA build details:", True, "ok", "can be started"),
         ("4.1.2", "exit 3", True, "ok", "can be started"),

@@ -103,7 +103,8 @@ def check_mpi() -> Iterator[DoctorRow]:
         return
     kind = _first_line_of([launcher, "--version"])
     found = f"mpi4py {package}, {kind or launcher}"
-    if "Open MPI" in kind and os.geteuid() == 0 and os.environ.get("OMPI_ALLOW_RUN_AS_ROOT") != "1":
+    is_open_mpi = "Open MPI" in kind or "OpenRTE" in kind  # 4.x names its runtime
+    if is_open_mpi and os.geteuid() == 0 and os.environ.get("OMPI_ALLOW_RUN_AS_ROOT") != "1":
         remedy = "Set OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1."
         yield warning("MPI", found, "Open MPI refuses to start ranks as root.", remedy)
         return

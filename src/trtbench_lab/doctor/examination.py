@@ -93,6 +93,6 @@ def _automatic() -> Iterator[DoctorRow]:
 
     try:
         name, reason = choose_backend("auto")
-        yield ok("backend auto", name, f"Taken when none is named: {reason}.")
+        yield ok("backend auto", name, f"Taken when none is named: {reason.rstrip('.')}.")
     except BuildError as fault:
         yield error("backend auto", "none", fault.what, fault.remedy)

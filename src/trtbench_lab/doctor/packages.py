@@ -109,7 +109,9 @@ def _base_row(name: str) -> DoctorRow:
     version, bounds = installed_version(name), BASE[name]
     install = f"pip install '{name}>={bounds[0]}{f',<{bounds[1]}' if bounds[1] else ''}'"
     if version is None:
-        return error(name, "none", "Everything needs it.", f"Install it: {install}")
+        return error(
+            name, "none", "A base package: parts of this project do not work without it.", f"Install it: {install}"
+        )
     if not within(version, bounds):
         return warning(name, version, f"Supported is {_range(bounds)}.", f"Change it: {install}")
     return ok(name, version, "Supported version.")
