@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from trtbench_lab.demo import demo_model_dir
 from trtbench_lab.errors import IntakeError, StorageError, TrtbenchError
 from trtbench_lab.intake.huggingface import HFSource, open_hf_folder
 from trtbench_lab.intake.source import ModelSource
@@ -97,6 +98,16 @@ def test_folder_written_by_transformers(tmp_path: Path, max_shard_size: str) -> 
     assert sorted(source.names()) == sorted(state)
     assert all(same(source.tensor(name), tensor) for name, tensor in state.items())
     assert source.config["architectures"] == ["LlamaForCausalLM"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_demo_models_open_like_any_other(name: str) -> None:
+    folder = demo_model_dir(name)
+    source = open_hf_folder(folder)
+    weights = load_file(folder / "model.safetensors")
+    assert sorted(source.names()) == sorted(weights)
+    assert all(same(source.tensor(key), tensor) for key, tensor in weights.items())
+    assert source.digest() == open_hf_folder(folder).digest()
 
 
 def test_bin_of_the_format_before_torch_1_6(tmp_path: Path) -> None:
