@@ -51,6 +51,12 @@ class Bindings:
                 where="bind",
                 remedy=did_you_mean(name, list(self.specs)),
             )
+        if not isinstance(tensor, torch.Tensor):
+            raise RequestError(
+                f"A torch tensor is needed, not {type(tensor).__name__}.",
+                where=name,
+                remedy="Wrap it with torch.as_tensor.",
+            )
         if spec.aliases is not None:
             self._check_alias(spec, tensor)
             return spec
@@ -117,12 +123,6 @@ class Bindings:
         self._sizes = None
 
     def _check(self, spec: TensorSpec, tensor: torch.Tensor) -> None:
-        if not isinstance(tensor, torch.Tensor):
-            raise RequestError(
-                f"A torch tensor is needed, not {type(tensor).__name__}.",
-                where=spec.name,
-                remedy="Wrap it with torch.as_tensor.",
-            )
         dtype = str(tensor.dtype).removeprefix("torch.")
         if dtype != spec.dtype:
             raise RequestError(
