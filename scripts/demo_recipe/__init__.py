@@ -1,0 +1,1 @@
+"""The recipe of the demo models: tokenizer, packed dataset, architecture, training, scoring, model card."""
