@@ -129,6 +129,10 @@ class BenchResult(Result):
     read_bandwidth_bytes_per_s: float | None = None
 
     @property
+    def title(self) -> str:
+        return super().title.replace("Bench:", "Benchmark:", 1)
+
+    @property
     def lines(self) -> list[str]:
         """One ``[BENCHMARK]`` line a configuration."""
         return [point.line for point in self.points]

@@ -19,7 +19,7 @@ from ..results.environment import machine_of
 from ..storage import staged_file
 from .figures import figures_for
 from .html_figure import CONFIG, figure_payload, plotly_script, script_json, theme_payload
-from .sections import Highlight, Section, highlights_html, is_figure, item_html, table_html
+from .sections import Highlight, Section, Untitled, highlights_html, is_figure, item_html, table_html
 
 FORMAT_VERSION = 1
 _DATA_ID = "trtbench-report"
@@ -164,7 +164,7 @@ def _section_of(part: Section | Result) -> Section:
     if isinstance(part, Section):
         return part
     if isinstance(part, Result):
-        return Section(title=part.title, items=[part, *figures_for(part)])
+        return Section(title=part.title, items=[Untitled(part), *figures_for(part)])
     raise ResultsError(
         f"A {type(part).__name__} is no part of a report.", where="sections", remedy="Pass Section or Result objects."
     )

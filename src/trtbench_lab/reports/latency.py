@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Series = tuple[BenchResult, BenchPoint, str, str]  # with colour and dash
 _SERIES_METRICS = ("latency_ms", "ttft_ms", "itl_ms", "tpot_ms", "generation_time_ms")
+_EVERY_POSITION = 12  # outputs shorter than this have a tick at each token
 MAX_SERIES = 8  # more curves than colours and dashes can tell apart
 
 
@@ -84,16 +85,17 @@ def itl_over_position(
     title = "Inter-token latency along the output"
     series, shape = _gap_series(results)
     figure = new_figure(title, shape, theme=theme)
-    rows = []
+    rows, longest = [], 0
     for label, gaps, colour, dash in series:
         positions, low, middle, high = _bands(gaps)
+        longest = max(longest, positions[-1])
         _add_band(figure, positions, low, middle, high, label, colour, dash)
         rows.append((label, len(gaps), middle[0], middle[len(middle) // 2], middle[-1], min(low), max(high)))
     if not rows:
         return empty_figure(title, results, "No run has two tokens, so there is no gap to show.", theme=theme)
     figure.update_layout(
         showlegend=True,
-        xaxis=axis("position of the token in the output"),
+        xaxis=axis("position of the token in the output", dtick=1 if longest < _EVERY_POSITION else None),
         yaxis=axis(METRICS["itl_ms"].label, rangemode="tozero"),
         hovermode="x unified",
     )
@@ -176,6 +178,7 @@ def _add_band(
         go.Scatter(
             x=positions + positions[::-1],
             y=high + low[::-1],
+            mode="lines",
             fill="toself",
             fillcolor=translucent(colour, 0.16),
             line={"width": 0},

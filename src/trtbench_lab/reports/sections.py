@@ -34,6 +34,13 @@ class Code:
     text: str
 
 
+@dataclass(frozen=True)
+class Untitled:
+    """A result whose section has its title already."""
+
+    result: Result
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A titled part of a report.
@@ -51,7 +58,8 @@ class Section:
     @property
     def results(self) -> list[Result]:
         """The results among the items."""
-        return [item for item in self.items if isinstance(item, Result)]
+        found = [item.result if isinstance(item, Untitled) else item for item in self.items]
+        return [item for item in found if isinstance(item, Result)]
 
 
 def highlights_html(highlights: Sequence[Highlight]) -> str:
@@ -84,6 +92,8 @@ def item_html(item: Any, figure_id: str) -> str:
         return f"<pre>{_text(item.text)}</pre>"
     if isinstance(item, Table):
         return table_html(item)
+    if isinstance(item, Untitled):
+        return result_html(item.result, titled=False)
     if isinstance(item, Result):
         return result_html(item)
     if is_figure(item):
@@ -123,12 +133,13 @@ def table_html(table: Table) -> str:
     return f'{title}<div class="scroll"><table>{body}</table></div>{note}'
 
 
-def result_html(result: Result) -> str:
+def result_html(result: Result, *, titled: bool = True) -> str:
     """Return a result's tables under its title, and the definitions of its metrics to unfold."""
     lines = getattr(result, "lines", None)
     lines = lines() if callable(lines) else lines
     return (
-        f'<h3>{_text(result.title)}</h3><div class="byline">id {_text(result.id)} · {_text(result.created_at)}</div>'
+        (f"<h3>{_text(result.title)}</h3>" if titled else "")
+        + f'<div class="byline">id {_text(result.id)} · {_text(result.created_at)}</div>'
         + (f"<pre>{_text(chr(10).join(lines))}</pre>" if lines else "")
         + "".join(_folded(table) if len(table.rows) > _FOLDED_ROWS else table_html(table) for table in result.tables())
         + _texts_html(result)

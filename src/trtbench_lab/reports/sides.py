@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..results import METRICS, Table
 from .figure import axis, described, empty_figure, escaped, new_figure
 from .panels import Panel, panels_figure
-from .theme import colours, plotly_graph_objects, theme_named
+from .theme import colours, plotly_graph_objects, theme_named, translucent
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -29,11 +29,7 @@ def compare_speed(result: CompareResult, *, theme: str = "auto") -> go.Figure:
     """Latency, time to first token and tokens per second of both sides of a comparison."""
     numbers = result.metrics
     panels = [
-        Panel(
-            tag,
-            "mean over prompts" if tag != "tokens_per_sec" else "",
-            [numbers[f"{side}_{tag}"] for side in ("hf", "engine")],
-        )
+        Panel(tag, "", [numbers[f"{side}_{tag}"] for side in ("hf", "engine")])
         for tag in ("latency_ms", "ttft_ms", "tokens_per_sec")
     ]
     return panels_figure(
@@ -42,7 +38,8 @@ def compare_speed(result: CompareResult, *, theme: str = "auto") -> go.Figure:
         side_labels(result),
         ["huggingface", result.backend],
         panels,
-        caption=f"One clock, the same prompts, sides in turns; medians of {result.num_runs} run(s) a prompt.",
+        caption=f"One clock, the same prompts, sides in turns; medians of {result.num_runs} run(s) a prompt, "
+        "means over the prompts.",
         theme=theme,
     )
 
@@ -94,14 +91,15 @@ def rouge_bars(results: SummarizeResult | Sequence[SummarizeResult], *, theme: s
                 x=[METRICS[tag].title for tag in intervals],
                 y=scores,
                 name=label,
-                marker={"color": colour},
+                # Pale bars, so that a whisker in the full colour is seen inside them on any ground.
+                marker={"color": translucent(colour, 0.55), "line": {"color": colour, "width": 1}},
                 error_y={
                     "array": above,
                     "arrayminus": below,
                     "symmetric": False,
                     "thickness": 1.4,
                     "width": 5,
-                    "color": theme_named(theme).muted,
+                    "color": colour,
                 },
                 hovertemplate="%{x}: %{y:.2f} (+%{error_y.array:.2f} −%{error_y.arrayminus:.2f})<extra>"
                 + label
@@ -110,18 +108,17 @@ def rouge_bars(results: SummarizeResult | Sequence[SummarizeResult], *, theme: s
         )
         rows += [(label, METRICS[tag].title, i.score, i.low, i.high, i.n) for tag, i in intervals.items()]
     threshold = results[0].threshold
-    figure.add_shape(
-        type="line", x0=0, x1=1, xref="paper", y0=threshold, y1=threshold, line={"dash": "dot", "width": 1.5}
-    )
-    figure.add_annotation(
-        text=f"ROUGE-1 threshold {threshold:g}",
-        x=1,
-        xref="paper",
-        xanchor="right",
-        y=threshold,
-        yanchor="bottom",
-        showarrow=False,
-    )
+    if "rouge1" in series[0].rouge[0].intervals:
+        figure.add_shape(
+            type="line",
+            x0=-0.5,
+            x1=0.5,
+            y0=threshold,
+            y1=threshold,
+            line={"dash": "dot", "width": 2, "color": theme_named(theme).muted},
+            name=f"ROUGE-1 threshold {threshold:g}",
+            showlegend=True,
+        )
     figure.update_layout(barmode="group", yaxis=axis("F-measure × 100", rangemode="tozero"), showlegend=True)
     interval = next(iter(series[0].rouge[0].intervals.values()))
     caption = (

@@ -109,7 +109,7 @@ class Result:
     def title(self) -> str:
         """One line that names the result, its model and its backend."""
         words = [self.name, self.model, f"backend {self.backend}"]
-        return f"{type(self).__name__}: " + " · ".join(word for word in words if word)
+        return f"{self.kind.capitalize()}: " + " · ".join(word for word in words if word)
 
     def tables(self) -> list[Table]:
         """The tables that its plain and HTML views show, most important first."""
