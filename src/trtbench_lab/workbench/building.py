@@ -43,9 +43,9 @@ def _checkpoint_dir(source: str, progress: ProgressSink | None) -> Path:
     path = Path(source).expanduser()
     if (path / "config.json").is_file() and any(path.glob("rank*.safetensors")):
         return path
-    from .intake import convert
+    from .intake import written_checkpoint
 
-    return Path(convert(ConvertSpec(source=source), progress=progress).output_dir)
+    return written_checkpoint(ConvertSpec(source=source), progress=progress)
 
 
 def _step(engine: Engine, spec: BuildSpec, seconds: float) -> BuildStep:

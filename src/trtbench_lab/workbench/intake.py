@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import config_from_source, open_checkpoint, shard_plan
@@ -15,7 +16,7 @@ from ..intake.huggingface import HFSource, open_hf_folder
 from ..progress import ProgressSink
 from ..quantization.checkpoint import quantize_checkpoint
 from ..results.steps import ConvertStep, DownloadStep, QuantizeStep
-from ..specs import ModelConfig
+from ..specs import ModelConfig, find_conflicts, raise_conflicts
 from ..specs.requests import ConvertSpec, DownloadSpec, QuantizeSpec
 from .keeping import keep
 from .labels import label_of, quantization_label
@@ -74,15 +75,29 @@ def convert(spec: ConvertSpec, *, progress: ProgressSink | None = None) -> Conve
     config = _config(spec, source)
     if spec.family is not None:
         _check_family(spec.family, source)
+    _check_layout(config, spec)
     if spec.dry_run:
         return shard_plan(config.replace(quantization=spec.quant_config))
     return keep(_written(ConvertStep, "convert", spec, source, config, progress))
 
 
-def quantize(spec: QuantizeSpec, *, progress: ProgressSink | None = None) -> QuantizeStep:
-    """Write a checkpoint with quantized weights from a model."""
+def written_checkpoint(spec: ConvertSpec, *, progress: ProgressSink | None = None) -> Path:
+    """Write (or find in the cache) the checkpoint of a request and return its folder; the step is kept as a result."""
     source = _open(spec, progress)
-    return keep(_written(QuantizeStep, "quantize", spec, source, _config(spec, source), progress))
+    return Path(keep(_written(ConvertStep, "convert", spec, source, _config(spec, source), progress)).output_dir)
+
+
+def quantize(spec: QuantizeSpec, *, progress: ProgressSink | None = None) -> ConvertStep:
+    """Write a checkpoint with quantized weights from a model; the result is a `QuantizeStep`."""
+    source = _open(spec, progress)
+    config = _config(spec, source)
+    _check_layout(config, spec)
+    return keep(_written(QuantizeStep, "quantize", spec, source, config, progress))
+
+
+def _check_layout(config: ModelConfig, spec: ConvertSpec | QuantizeSpec) -> None:
+    """Name everything in the request that the model's shapes do not allow, before anything is written."""
+    raise_conflicts(find_conflicts(config.replace(quantization=spec.quant_config)), where=spec.source)
 
 
 def _open(spec: ConvertSpec | QuantizeSpec, progress: ProgressSink | None) -> HFSource:
@@ -130,7 +145,7 @@ def _written(
     source: HFSource,
     config: ModelConfig,
     progress: ProgressSink | None,
-) -> Any:
+) -> ConvertStep:
     """Write the checkpoint, quantized on the way where the request says so, and return the step's result."""
     request = {name: value for name, value in spec.to_dict().items() if name not in _NOT_CONTENT}
     label = label_of(source.directory)

@@ -17,17 +17,18 @@ def open_engine(engine_dir: str) -> Engine:
     return Engine.from_dir(Path(engine_dir).expanduser())
 
 
-def tokenizer_for(engine: Engine, tokenizer_dir: str | None, *, required: bool = True) -> Any:
+def tokenizer_for(engine: Engine | None, tokenizer_dir: str | None, *, required: bool = True) -> Any:
     """Return the tokenizer chosen, or the one recorded with the engine; None where neither is, if not `required`."""
     from ..intake.tokenizer import load_tokenizer
 
-    chosen = model_dir_from(tokenizer_dir) if tokenizer_dir is not None else engine.tokenizer_dir
+    known = engine.tokenizer_dir if engine is not None else None
+    chosen = model_dir_from(tokenizer_dir) if tokenizer_dir is not None else known
     if chosen is None:
         if not required:
             return None
         raise RequestError(
-            "No tokenizer is known for this engine.",
-            where=str(engine.directory),
+            "No tokenizer is known here.",
+            where=str(engine.directory) if engine is not None else "tokenizer_dir",
             remedy="Give the folder of the original model with --tokenizer_dir.",
         )
     return load_tokenizer(chosen)

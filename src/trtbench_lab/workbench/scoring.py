@@ -17,7 +17,6 @@ from ..storage import staged_folder
 from .keeping import keep
 from .labels import label_of
 from .loading import hf_dir_for, hf_runner_for, open_engine, tokenizer_for
-from .places import model_dir_from
 
 
 def summarize(spec: SummarizeSpec, *, progress: ProgressSink | None = None) -> SummarizeResult:
@@ -36,13 +35,10 @@ def summarize(spec: SummarizeSpec, *, progress: ProgressSink | None = None) -> S
         )
     engine = open_engine(spec.engine_dir) if spec.engine_dir is not None else None
     articles = load_articles(spec.dataset_dir, split=spec.split, count=spec.max_ite * spec.batch_size)
-    hf_dir = hf_dir_for(engine, spec.hf_model_dir, progress=progress) if spec.test_hf or engine is None else None
-    if engine is not None:
-        tokenizer = tokenizer_for(engine, spec.tokenizer_dir or spec.hf_model_dir)
-    else:
-        from ..intake.tokenizer import load_tokenizer
-
-        tokenizer = load_tokenizer(model_dir_from(spec.tokenizer_dir) if spec.tokenizer_dir else hf_dir)
+    if spec.test_hf:
+        # Before anything is generated: a missing model must not cost a person the engine's half.
+        hf_dir_for(engine, spec.hf_model_dir, progress=progress)
+    tokenizer = tokenizer_for(engine, spec.tokenizer_dir or spec.hf_model_dir)
     with ExitStack() as stack:
         runner = None
         if engine is not None and spec.test_trt_llm:
@@ -66,7 +62,7 @@ def summarize(spec: SummarizeSpec, *, progress: ProgressSink | None = None) -> S
                 rouge_types=spec.rouge_types,
                 bootstrap_samples=spec.bootstrap_samples,
                 threshold=spec.tensorrt_llm_rouge1_threshold,
-                model=Path(engine.directory).name if engine is not None else label_of(str(hf_dir)),
+                model=Path(engine.directory).name if engine is not None else label_of(str(spec.hf_model_dir)),
                 name=spec.name,
                 progress=progress,
             )
