@@ -96,7 +96,7 @@ def _run(verb: str, spec: Any, flags: set[str], quiet: bool) -> int:
     show.clear()
     if streams:
         print()
-    print(_shown(spec, result, as_json="--json" in flags))
+    print(_shown(result, as_json="--json" in flags))
     return OK
 
 
@@ -108,14 +108,10 @@ def _face_flags(words: list[str]) -> tuple[set[str], list[str]]:
     return taken, [word for word in words[:end] if word not in own] + words[end:]
 
 
-def _shown(spec: Any, result: Any, *, as_json: bool) -> str:
+def _shown(result: Any, *, as_json: bool) -> str:
     if as_json:
         payload = result.to_dict() if hasattr(result, "to_dict") else {"text": repr(result)}
         return json.dumps(payload, indent=2, ensure_ascii=False, default=str)
-    if getattr(spec, "csv", False):
-        from .workbench.measurement import csv_of
-
-        return csv_of(result.tables()[0]).rstrip("\n")
     return repr(result)
 
 

@@ -173,12 +173,14 @@ class BenchResult(Result):
 
     def tables(self) -> list[Table]:
         """Throughput, percentiles, memory, and the engine's facts."""
-        return [self._speed_table(), self._percentile_table(), self._memory_table(), self._facts_table()]
+        return [self.speed_table, self._percentile_table(), self._memory_table(), self._facts_table()]
 
     def __repr__(self) -> str:
         return "\n".join([*self.lines, "", super().__repr__()])
 
-    def _speed_table(self) -> Table:
+    @property
+    def speed_table(self) -> Table:
+        """Latency and throughput, a row a configuration."""
         columns = (
             "batch", "input", "output", "runs", "latency mean (ms)", "TTFT p50 (ms)", "TPOT mean (ms)",
             "tokens/s", "decode tokens/s", "of read bandwidth (%)",

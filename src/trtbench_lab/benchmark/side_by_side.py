@@ -1,7 +1,9 @@
-"""An engine and Hugging Face measured by one clock on the same prompts, shown together."""
+"""Views of benchmarks: an engine and Hugging Face side by side, and any benchmark as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,3 +65,24 @@ class BenchPair:
     def _repr_html_(self) -> str:
         shown = html_document(self._title, f"ids {self.engine.id}, {self.huggingface.id}", self.tables())
         return shown + self.engine._repr_html_() + self.huggingface._repr_html_()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchCsv:
+    """A benchmark that prints as CSV, one line a configuration and side; everything else is in `result`."""
+
+    result: BenchResult | BenchPair
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the benchmark as JSON-ready data."""
+        return self.result.to_dict()
+
+    def __repr__(self) -> str:
+        pair = self.result
+        sides = [pair.engine, pair.huggingface] if isinstance(pair, BenchPair) else [pair]
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(("backend", *sides[0].speed_table.columns))
+        for side in sides:
+            writer.writerows((side.backend, *row) for row in side.speed_table.rows)
+        return buffer.getvalue().rstrip("\n")

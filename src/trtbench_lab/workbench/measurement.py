@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmark import BenchResult, decode_read_bytes, read_bandwidth, run_static
-from ..benchmark.side_by_side import BenchPair
+from ..benchmark.side_by_side import BenchCsv, BenchPair
 from ..engine import Engine
 from ..progress import ProgressSink, phase
-from ..results import Table
 from ..runtime import ModelRunner
 from ..specs.requests import BenchSpec
 from ..storage import staged_file
@@ -19,7 +18,7 @@ from .labels import quantization_label
 from .loading import hf_dir_for, hf_runner_for, open_engine
 
 
-def bench(spec: BenchSpec, *, progress: ProgressSink | None = None) -> BenchResult | BenchPair:
+def bench(spec: BenchSpec, *, progress: ProgressSink | None = None) -> BenchResult | BenchPair | BenchCsv:
     """Run the static-batch benchmark; with `test_hf` return both sides."""
     engine = open_engine(spec.engine_dir)
     if spec.test_hf:
@@ -33,15 +32,14 @@ def bench(spec: BenchSpec, *, progress: ProgressSink | None = None) -> BenchResu
     with runner:
         facts = _facts(engine, runner, load_s)
         ours = keep(run_static(runner, spec.bench, model=label, name=spec.name, facts=facts, progress=progress))
-    _write_csv(spec, ours)
     if not spec.test_hf:
-        return ours
+        return _shown(spec, ours)
     hf = hf_runner_for(
         engine, spec.hf_model_dir, spec.hf_dtype, trust_remote_code=spec.trust_remote_code, progress=progress
     )
     hf_facts = {"dtype": hf.dtype, "read_bandwidth_bytes_per_s": facts["read_bandwidth_bytes_per_s"]}
     theirs = run_static(hf, spec.bench, model=hf.name, name=spec.name, facts=hf_facts, progress=progress)
-    return BenchPair(engine=ours, huggingface=keep(theirs))
+    return _shown(spec, BenchPair(engine=ours, huggingface=keep(theirs)))
 
 
 def _facts(engine: Engine, runner: ModelRunner, load_s: float) -> dict[str, Any]:
@@ -60,20 +58,10 @@ def _facts(engine: Engine, runner: ModelRunner, load_s: float) -> dict[str, Any]
     }
 
 
-def _write_csv(spec: BenchSpec, result: BenchResult) -> None:
-    if spec.output_csv is None:
-        return
-    with staged_file(Path(spec.output_csv).expanduser()) as staging:
-        staging.write_text(csv_of(result.tables()[0]), encoding="utf-8")
-
-
-def csv_of(table: Table) -> str:
-    """Return a table of results as CSV."""
-    import csv
-    import io
-
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows(table.rows)
-    return buffer.getvalue()
+def _shown(spec: BenchSpec, result: BenchResult | BenchPair) -> BenchResult | BenchPair | BenchCsv:
+    """Write the CSV file where one is asked for, and return the view that is asked for."""
+    table = BenchCsv(result=result)
+    if spec.output_csv is not None:
+        with staged_file(Path(spec.output_csv).expanduser()) as staging:
+            staging.write_text(f"{table!r}\n", encoding="utf-8")
+    return table if spec.csv else result
