@@ -22,6 +22,7 @@ from trtbench_lab.runtime.sampling import (
     count_tokens,
     keep_top_k,
     keep_top_p,
+    largest,
     penalize_presence_and_frequency,
     penalize_repetition,
 )
@@ -64,11 +65,33 @@ def test_top_p_is_hugging_faces(logits, top_p):
     assert torch.equal(keep_top_p(logits, top_p), TopPLogitsWarper(top_p)(None, logits.clone()))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_top_p_over_a_real_vocabulary_is_hugging_faces(seed):
+    wide = torch.randn(2, 50257, generator=torch.Generator().manual_seed(seed)) * 3
+    assert torch.equal(keep_top_p(wide, 0.9), TopPLogitsWarper(0.9)(None, wide.clone()))
+
+
+def test_top_p_breaks_ties_as_hugging_face_does():
+    tied = torch.tensor([[1.0, 2.0, 1.0, 1.0, 2.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0, 5.0]])
+    for top_p in (0.2, 0.5, 0.7, 0.9):
+        kept = keep_top_p(tied, top_p)
+        assert torch.equal(kept, TopPLogitsWarper(top_p)(None, tied.clone()))
+    assert kept.isfinite().sum(-1).tolist() != [6, 6]
+
+
 def test_bad_words_are_hugging_faces(logits):
     sequences = [[1, 2, 7, 8], [8, 8, 7, 8], [1, 2, 3, 4]]
     words = [[5], [7, 8, 11], [8, 12], [1, 2, 3, 4, 13], [0, 1, 2, 3, 4, 14]]
     expected = NoBadWordsLogitsProcessor(words, eos_token_id=None)(torch.tensor(sequences), logits.clone())
     assert torch.equal(ban_words(logits, sequences, [words] * 3), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_largest_logit_of_each_row(logits, dtype):
+    rows = logits.to(dtype)
+    assert torch.equal(largest(rows), rows.argmax(-1))
+    assert torch.equal(largest(rows[:, :20]), rows[:, :20].argmax(-1))  # a view whose rows are not adjacent
+    assert largest(rows).dtype == torch.int64
 
 
 def test_presence_and_frequency_are_subtracted_by_count(sequences):

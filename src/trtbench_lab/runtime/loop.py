@@ -11,7 +11,7 @@ from ..errors import EngineError, RequestError
 from .beams import BeamResult, BeamSearch
 from .outputs import ends_with_stop_word
 from .request import GenerationRequest
-from .sampling import LogitsPipeline, RowSampler, SamplingRules
+from .sampling import LogitsPipeline, RowSampler, SamplingRules, largest
 from .session import Session
 from .timing import TokenClock
 
@@ -51,10 +51,10 @@ class RowGeneration:
         sampler = None if rules.greedy else RowSampler(rules.seeds, self.session.device)
         for step in range(1, config.max_new_tokens + 1):
             if plain:
-                chosen = logits.argmax(dim=-1)
+                chosen = largest(logits)
             else:
                 processed = pipeline.process(logits)
-                chosen = processed.argmax(dim=-1) if sampler is None else sampler.draw(pipeline.filter(processed))
+                chosen = largest(processed) if sampler is None else sampler.draw(pipeline.filter(processed))
             tokens = chosen.tolist()  # waits for the device
             self.clock.mark()
             if not plain:

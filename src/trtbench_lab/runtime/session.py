@@ -67,7 +67,7 @@ class Session:
         self.rows = 0
         self.filled = 0  # tokens in the longest row of the cache
         self._decoding = False
-        self._input_ids = torch.empty(0)
+        self._input_ids = self._step_tokens = torch.empty(0)
         self._write_indices = torch.empty(0)
         self._logits = torch.empty(0)
         self._step_logits = torch.empty(0)
@@ -186,7 +186,7 @@ class Session:
                 f"The cache of {self._active.capacity} positions is full.",
                 remedy="Start the request with more room (new_tokens of prefill).",
             )
-        self._input_ids[:, 0] = tokens
+        self._step_tokens.copy_(tokens)
         self.executor.run()  # on a GPU only queued; whoever reads a token waits for it
         self._write_indices.add_(1)
         self.filled += 1
@@ -212,6 +212,7 @@ class Session:
     def _bind_decode_buffers(self) -> None:
         """Bind once what every step uses: a step then writes B tokens, runs, and adds 1 to B lengths."""
         self._input_ids = torch.zeros(self.rows, 1, dtype=torch.int64, device=self.device)
+        self._step_tokens = self._input_ids[:, 0]
         self._logits = torch.empty(self.rows, 1, self._logits_width, device=self.device)
         self._step_logits = self._logits[:, 0, : self.vocab_size]
         self._bind("input_ids", self._input_ids)
