@@ -73,7 +73,7 @@ def plan_build(
         used here, or an output folder that must not be replaced.
     """
     from ..backends.registry import backend, choose_backend
-    from ..specs import BuildConfig
+    from ..specs import BuildConfig, find_conflicts, raise_conflicts, settle
 
     if build_config is None:
         config = BuildConfig()
@@ -93,7 +93,8 @@ def plan_build(
     if target is not None and overwrite:
         refuse_replacing(target, overwrite=True)
     checkpoint_dir, in_memory, model_config = _source(model)
-    config.check()
+    # What nobody chose gives way first (BuildConfig.resolved does so again, and tells); contradictions are raised.
+    raise_conflicts(find_conflicts(*settle(model_config, config).specs), where="build_config")
     builder_path = None
     notes = []
     if builder is None:

@@ -83,7 +83,8 @@ class FlatOption:
             return [] if texts == [""] else [_scalar(word, member) for word in texts]
         if text in meta.synonyms or text.lower() in meta.synonyms:
             return meta.synonyms.get(text, meta.synonyms.get(text.lower()))
-        if is_optional(self.info.annotation) and text.lower() in ("none", "null") and text not in self.words:
+        is_free_text = self.kind is str and not self.words  # a file may well be called "none"
+        if is_optional(self.info.annotation) and not is_free_text and text.lower() in ("none", "null"):
             return None
         return _scalar(text, self.kind)
 

@@ -40,6 +40,9 @@ _DOWNLOAD: LegacyTable = {
     **ignored("Files are written to the folder itself, without links.", 1, "--local_dir_use_symlinks"),
     **ignored("Progress is shown in one line that the shell's --quiet removes.", 0, "--disable_progress"),
     **ignored("Use --local_dir for the folder of this model, or $TRTBENCH_HOME for all of them.", 1, "--cache_dir"),
+    **refused(
+        "Remove the folder to fetch a model again; a download cut short goes on by itself.", 0, "--force_download"
+    ),
     **ignored("Only models are fetched here.", 1, "--repo_type"),
     **ignored("The identity of the client is not sent.", 1, "--library_name", "--library_version"),
 }

@@ -97,9 +97,6 @@ class DownloadSpec(Spec):
         group="hub",
     )
     max_workers: int = option(default=8, help="Files fetched at the same time.", minimum=1, group="hub")
-    force: bool = option(
-        default=False, help="Fetch again what is already there.", flags=("--force_download",), group="output"
-    )
     name: str | None = name_option()
 
 
