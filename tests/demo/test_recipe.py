@@ -66,11 +66,13 @@ def test_the_script_trains_scores_and_writes_a_card_on_a_cpu(
 ) -> None:
     from make_demo import main
 
+    out = tmp_path / "llama"
     sizes = ["--steps", "2", "--stories", "20", "--batch-rows", "1", "--workers", "1", "--records", "1"]
-    places = ["--out", str(tmp_path), "--tokenizer", str(demo_model_dir("llama"))]
+    places = ["--out", str(out), "--tokenizer", str(demo_model_dir("llama"))]
     main(["all", "--family", "llama", "--device", "cpu", *places, *sizes])
     assert "Training on a CPU takes about" in capsys.readouterr().out
-    facts = json.loads((tmp_path / "training.json").read_text())
+    facts = json.loads((out / "training.json").read_text())
     assert facts["steps"] == 2
     assert set(facts["scores"]) == {"validation", "test"}
-    assert "2 of 1 rows" in (tmp_path / "README.md").read_text()
+    assert "2 of 1 rows" in (out / "README.md").read_text()
+    assert (tmp_path / "corpus" / "test.jsonl").is_file()

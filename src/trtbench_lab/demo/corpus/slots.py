@@ -31,8 +31,10 @@ _MONTHS = (
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _CLUBS = ("Rovers", "United", "Athletic", "Wanderers", "Rangers", "Albion", "Harriers")
-_FIRMS: tuple[str, ...] = ("Systems", "Shipping", "Foods", "Motors", "Energy", "Holdings", "Textiles", "Instruments", "Chemicals")
-_FIRMS += ("Robotics", "Airways", "Paper")
+_FIRMS = (
+    *("Systems", "Shipping", "Foods", "Motors", "Energy", "Holdings"),
+    *("Textiles", "Instruments", "Chemicals", "Robotics", "Airways", "Paper"),
+)
 _PAPERS = ("Courier", "Gazette", "Herald", "Chronicle", "Observer", "Mercury")
 
 # Forms are asked for by the words for a woman: {host.She}, {kin.sister}; {host.them} is "her" or "him".
