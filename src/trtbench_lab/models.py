@@ -140,6 +140,7 @@ class CausalLM:
         tensors = checkpoint.rank(number)
         model = cls(checkpoint.config.replace(mapping=checkpoint.config.mapping.with_rank(number)))
         model.weights = {name: tensors[name] for name in tensors.names()}
+        model.source_dir = checkpoint.source_dir
         return model
 
     def load(self, weights: MappingOf[str, torch.Tensor]) -> None:

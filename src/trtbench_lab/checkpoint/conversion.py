@@ -197,7 +197,7 @@ class _Stream:
     ):
         self.source, self.config, self.matched, self.writer = source, config, matched, writer
         self._checked: set[tuple[str, int, int]] = set()
-        self._phase, self._lock = current, threading.Lock()
+        self._phase = current
         self._stopped = threading.Event()
 
     def write_rank(self, rank: int) -> None:
@@ -237,8 +237,7 @@ class _Stream:
             if self._stopped.is_set():
                 raise RankStopped
             yield block
-            with self._lock:
-                self._phase.advance(block.nbytes, message)
+            self._phase.advance(block.nbytes, message)
 
 
 def rank_blocks(

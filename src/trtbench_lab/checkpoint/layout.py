@@ -163,20 +163,6 @@ def nbytes(shape: tuple[int, ...], dtype: str) -> int:
     return prod(shape) * ITEM_BYTES[dtype]
 
 
-def quantized_modules(config: ModelConfig) -> list[str]:
-    """Return the linear layers (names of the whole model) whose weights are stored quantized."""
-    algo = config.quantization.quant_algo
-    if algo is None:
-        return []
-    if not algo.is_weight_only:
-        raise CheckpointError(
-            f"Checkpoints quantized with {algo.value} are not read by this version.",
-            where="quantization.quant_algo",
-            remedy="Use W8A16, W4A16 or no quantization.",
-        )
-    return [name for name, *_ in _linears(config) if not config.quantization.excludes(name)]
-
-
 def check_division(config: ModelConfig, mapping: Mapping) -> None:
     """Raise `CheckpointError` when the model's extents cannot be divided over the ranks; lists every reason."""
     tp, pp = mapping.tp_size, mapping.pp_size
@@ -200,7 +186,7 @@ def check_division(config: ModelConfig, mapping: Mapping) -> None:
         raise CheckpointError(
             f"The model cannot be laid out so: {'; '.join(problems)}.",
             where="mapping",
-            remedy="Choose tp_size and pp_size that divide the model (the shard plan shows the result beforehand).",
+            remedy="Choose a mapping and options that fit; shard_plan(config) tries them without writing anything.",
         )
 
 
@@ -218,7 +204,7 @@ def _sharing_problems(config: ModelConfig, mapping: Mapping) -> list[str]:
         problems.append(
             "share_embedding_table needs one pipeline stage: the table is on the first, lm_head on the last"
         )
-    if "lm_head" in quantized_modules(config.replace(share_embedding_table=False)):
+    if config.quantization.quant_algo is not None and not config.quantization.excludes("lm_head"):
         problems.append("share_embedding_table keeps lm_head in the embedding's type, so lm_head cannot be quantized")
     return problems
 
@@ -227,8 +213,12 @@ def _quantization_problems(config: ModelConfig, mapping: Mapping) -> list[str]:
     group, algo = config.quantization.group_size, config.quantization.quant_algo
     excluded = config.quantization.excludes
     problems: list[str] = []
-    if algo is None or not algo.is_weight_only:
+    if config.quantization.kv_cache_quant_algo is not None:
+        problems.append("a quantized K/V cache is not read by this version")
+    if algo is None:
         return problems
+    if not algo.is_weight_only:
+        return [*problems, f"weights quantized with {algo.value} are not read by this version (W8A16 and W4A16 are)"]
     for name, shape, split, layer in _linears(config):
         if layer not in (None, 0) or excluded(name):
             continue

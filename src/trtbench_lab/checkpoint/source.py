@@ -11,6 +11,8 @@ from ..errors import IntakeError
 if TYPE_CHECKING:
     import torch
 
+IN_MEMORY = "(in memory)"
+
 
 class TensorSource(Protocol):
     """The part of a model source that conversion needs; the sources of `intake` are of this kind.
@@ -54,7 +56,7 @@ class MemorySource:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], directory: Path | str = "memory"
+        self, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], directory: Path | str = IN_MEMORY
     ):
         self.config = dict(config)
         self.directory = Path(directory)
