@@ -14,6 +14,7 @@ from tests.engine.conftest import tiny_config, write_tiny_checkpoint
 from trtbench_lab.checkpoint import open_checkpoint
 from trtbench_lab.engine import Engine, build, start_build
 from trtbench_lab.errors import BuildError, CheckpointError, SpecError, StorageError
+from trtbench_lab.models import AutoModelForCausalLM
 from trtbench_lab.progress import ProgressEvent
 from trtbench_lab.specs import BuildConfig, Mapping
 from trtbench_lab.storage import digest_of_file, home_dir
@@ -232,33 +233,25 @@ def test_ranks_are_shared_out_over_gpus():
     assert notes == ["4 ranks were to be built side by side; with 2 GPUs they are built 2 at a time."]
 
 
-class ModelInMemory:
-    """What a class of models.py offers to a build."""
-
-    def __init__(self, source: Path, tokenizer_dir: Path | None = None):
-        self._checkpoint = open_checkpoint(source)
-        self.config = self._checkpoint.config
-        self.saved_to: list[Path] = []
-        if tokenizer_dir is not None:
-            self.tokenizer_dir = tokenizer_dir
-
-    def save_checkpoint(self, directory, save_config=True):
-        import shutil
-
-        self.saved_to.append(Path(directory))
-        shutil.copytree(self._checkpoint.directory, directory)
-
-
 def test_model_in_memory(checkpoint_dir, fake, tmp_path):
     mark = tmp_path / "mark"
-    model = ModelInMemory(checkpoint_dir, tokenizer_dir=tmp_path)
+    model = AutoModelForCausalLM.from_checkpoint(checkpoint_dir)
+    model.source_dir = tmp_path
     engine = build(model, output_dir=tmp_path / "engine", builder=fake(mark=str(mark)))
-    assert not model.saved_to[0].exists()
-    assert not list((home_dir() / "scratch").iterdir())
+    assert [path.name for path in (home_dir() / "scratch").iterdir()] == []
     assert engine.config.checkpoint["directory"] is None
     assert engine.tokenizer_dir == tmp_path
-    assert build(checkpoint_dir, builder=fake(mark=str(mark))).from_cache
+    again = build(AutoModelForCausalLM.from_checkpoint(checkpoint_dir), builder=fake(mark=str(mark)))
+    assert again.from_cache
     assert builds_in(mark) == 1
+
+
+def test_model_in_memory_that_cannot_be_built(two_rank_checkpoint_dir, fake):
+    with pytest.raises(BuildError, match="holds rank 1 of 2"):
+        build(AutoModelForCausalLM.from_checkpoint(two_rank_checkpoint_dir, rank=1), builder=fake())
+    with pytest.raises(CheckpointError, match="no weights"):
+        build(AutoModelForCausalLM.from_config(tiny_config()), builder=fake())
+    assert [path.name for path in (home_dir() / "scratch").iterdir()] == []
 
 
 def test_tokenizer_is_recorded(checkpoint_dir, fake, tmp_path):

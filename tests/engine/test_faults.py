@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.engine.conftest import write_tiny_checkpoint
 from tests.engine.fakes import MODES, FakeBuilder
 
 from trtbench_lab.engine import Engine, build, start_build
@@ -22,6 +23,7 @@ from trtbench_lab.engine.logs import SEVERITIES
 from trtbench_lab.errors import (
     BuildCancelled,
     BuildError,
+    CheckpointError,
     EngineError,
     FolderInUseError,
     QuantizationError,
@@ -224,12 +226,26 @@ def small_disk(tmp_path):
 
 def test_full_disk(checkpoint_dir, fake, small_disk, monkeypatch):
     monkeypatch.setenv("TRTBENCH_HOME", str(small_disk / "home"))
-    with pytest.raises(StorageError, match=r"disk is full|File too large"):
+    with pytest.raises(StorageError, match=r"disk is full|File too large") as caught:
         build(checkpoint_dir, builder=fake(write=8))
+    assert "partial" not in str(caught.value)
+    assert "TRTBENCH_HOME" in caught.value.remedy
     assert leftovers() == []
     with pytest.raises(StorageError, match=r"disk is full|File too large"):
         build(checkpoint_dir, output_dir=small_disk / "engine", use_cache=False, builder=fake(write=8))
     assert [path.name for path in small_disk.iterdir()] == ["home"]
+
+
+def test_weights_that_changed_since_they_were_converted(fake, tmp_path):
+    """The cache must not give the engine of damaged weights to whoever comes with the undamaged ones."""
+    good, bad = write_tiny_checkpoint(tmp_path / "good", seed=9), write_tiny_checkpoint(tmp_path / "bad", seed=9)
+    content = bytearray((bad / "rank0.safetensors").read_bytes())
+    content[-5] ^= 1
+    (bad / "rank0.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged or changed"):
+        build(bad, builder=fake())
+    assert leftovers() == []
+    assert not build(good, builder=fake()).from_cache
 
 
 def test_read_only_folder(checkpoint_dir, fake):

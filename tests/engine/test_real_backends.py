@@ -11,7 +11,7 @@ import transformers
 
 from trtbench_lab.checkpoint import config_from_source, convert
 from trtbench_lab.engine import BuildJob, Engine, build, start_build
-from trtbench_lab.errors import BuildCancelled, BuildError, EngineError, EngineMismatchError
+from trtbench_lab.errors import BuildCancelled, EngineError, EngineMismatchError, TrtbenchError
 from trtbench_lab.intake.huggingface import open_hf_folder
 from trtbench_lab.specs import BuildConfig
 
@@ -146,7 +146,7 @@ def test_cancelled_while_libraries_load(reference, tmp_path, backend):
 
 
 def test_onnxruntime_refuses_several_ranks(two_rank_checkpoint_dir):
-    with pytest.raises(BuildError, match="one rank"):
+    with pytest.raises(TrtbenchError, match="one rank"):
         build(two_rank_checkpoint_dir, BuildConfig(backend="onnxruntime"))
 
 

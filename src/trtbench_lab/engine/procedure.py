@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import BuildCancelled, FolderInUseError, TrtbenchError
+from ..errors import BuildCancelled, FolderInUseError, StorageError, TrtbenchError
 from ..storage import folder_lock, staged_folder, storage_error
 from .cache import find_cached
 from .config import EngineConfig, read_engine_config
@@ -17,7 +17,7 @@ from .folder import Engine
 from .key import content_key
 from .monitor import BuildMonitor
 from .names import LOG_NAME, TIMING_CACHE_NAME
-from .places import entry_dir, scratch_dir
+from .places import entry_dir, is_in_cache, scratch_dir
 from .plan import BuildPlan
 from .seal import seal_engine
 from .supervise import run_workers
@@ -49,7 +49,7 @@ def make_engine(plan: BuildPlan, monitor: BuildMonitor) -> Engine:
             refuse_replacing(plan.output_dir, overwrite=plan.overwrite)
         if engine is None and plan.output_dir is not None and not plan.use_cache:
             with staged_folder(plan.output_dir, overwrite=plan.overwrite) as staging:
-                config = _build_into(staging, plan, source, key, monitor)
+                config = _build_into(staging, plan.output_dir, plan, source, key, monitor)
             engine = Engine(plan.output_dir, config, placement="Built in place; the cache was not used.")
         if engine is None:
             engine = _through_cache(plan, source, key, monitor)
@@ -60,13 +60,14 @@ def make_engine(plan: BuildPlan, monitor: BuildMonitor) -> Engine:
 class _Source:
     """The checkpoint that workers read, and what config.json records of it."""
 
-    def __init__(self, directory: Path, tokenizer_dir: str | None, *, recorded: bool = True):
+    def __init__(self, directory: Path, tokenizer_dir: str | None, *, in_memory: bool = False):
         from ..checkpoint.reader import open_checkpoint
 
         self.directory = directory
+        self.in_memory = in_memory
         self.digest = open_checkpoint(directory).digest
         self.tokenizer_dir = tokenizer_dir
-        self.record: dict[str, Any] = {"directory": str(directory) if recorded else None, "digest": self.digest}
+        self.record: dict[str, Any] = {"directory": None if in_memory else str(directory), "digest": self.digest}
 
     def of_this_request(self, config: EngineConfig) -> EngineConfig:
         """Return an earlier build's configuration with this request's folders in it."""
@@ -90,7 +91,7 @@ def _source_checkpoint(plan: BuildPlan, monitor: BuildMonitor) -> Iterator[_Sour
     with suppress(_Discard), staged_folder(scratch_dir() / "model") as folder:
         with monitor.phase("save the model's checkpoint"):
             plan.model.save_checkpoint(folder / "checkpoint")
-            source = _Source(folder / "checkpoint", tokenizer_dir, recorded=False)
+            source = _Source(folder / "checkpoint", tokenizer_dir, in_memory=True)
         yield source
         raise _Discard
 
@@ -126,7 +127,7 @@ def _through_cache(plan: BuildPlan, source: _Source, key: str, monitor: BuildMon
                 engine = find_cached(key, monitor.note_progress, monitor.check_cancelled)
         if engine is None:
             with staged_folder(entry, overwrite=True) as staging:
-                config = _build_into(staging, plan, source, key, monitor)
+                config = _build_into(staging, entry, plan, source, key, monitor)
             engine = Engine(entry, config, placement="Built into the cache.")
         else:
             monitor.note_progress("The engine of these inputs was taken from the cache.")
@@ -170,8 +171,10 @@ def _wait_for_lock(stack: ExitStack, entry: Path, monitor: BuildMonitor) -> None
             monitor.beat(0, 0)
 
 
-def _build_into(staging: Path, plan: BuildPlan, source: _Source, key: str, monitor: BuildMonitor) -> EngineConfig:
-    """Fill a staging folder with the engines of all ranks and seal it."""
+def _build_into(
+    staging: Path, target: Path, plan: BuildPlan, source: _Source, key: str, monitor: BuildMonitor
+) -> EngineConfig:
+    """Fill the staging folder of `target` with the engines of all ranks and seal it."""
     try:
         monitor.log.write_to((staging / LOG_NAME).open("w", encoding="utf-8", errors="backslashreplace"))
     except OSError as error:
@@ -185,7 +188,15 @@ def _build_into(staging: Path, plan: BuildPlan, source: _Source, key: str, monit
         "build_config": plan.build_config.to_dict(),
         "staging_dir": str(staging),
     }
-    run_workers([{**request, "ranks": ranks} for ranks in by_worker], monitor)
+    # One worker looks whether the weights are what the key says; a checkpoint that this build has written is.
+    requests = [
+        {**request, "ranks": ranks, "verify_checkpoint": number == 0 and not source.in_memory}
+        for number, ranks in enumerate(by_worker)
+    ]
+    try:
+        run_workers(requests, monitor)
+    except TrtbenchError as error:
+        raise _for_people(error, staging, target) from error
     monitor.log.close_file()
     with monitor.phase("record sizes and digests"):
         return seal_engine(
@@ -205,6 +216,18 @@ def _build_into(staging: Path, plan: BuildPlan, source: _Source, key: str, monit
             },
             check=monitor.check_cancelled,
         )
+
+
+def _for_people(error: TrtbenchError, staging: Path, target: Path) -> TrtbenchError:
+    """Return an error of a worker with the staging folder's name replaced by that of the folder it stands for."""
+    if error.where is not None:
+        error.where = error.where.replace(str(staging), str(target))
+    if isinstance(error, StorageError) and is_in_cache(target):
+        error.remedy = (
+            f"The engine is first built into the cache, {target.parent}: make room there (engine.prune), set "
+            "TRTBENCH_HOME to another disk, or build with use_cache=False straight into the output folder."
+        )
+    return error
 
 
 def _carry_timing_cache(plan: BuildPlan, staging: Path, monitor: BuildMonitor) -> None:

@@ -15,13 +15,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import BuildCancelled, BuildError, StorageError, TrtbenchError
-from ..storage import storage_error
+from ..errors import BuildCancelled, BuildError, CheckpointError, StorageError, TrtbenchError
+from ..storage import digest_of_file, storage_error
 from .events import decode_message, encode_message, message_from_error
 from .logs import SEVERITIES
 from .memory import peak_bytes_of
@@ -117,6 +117,10 @@ def build_ranks(request: dict[str, Any], report: PipeReporter) -> None:
 
             builder = builder_from_request(request)
             config = BuildConfig.from_dict(request["build_config"])
+        if request["verify_checkpoint"]:
+            with report.phase("verify the checkpoint"):
+                # The key of the engine is that of the recorded content; weights that changed since must not get it.
+                verify_checkpoint(Path(request["checkpoint_dir"]), report.check_cancelled)
         staging = Path(request["staging_dir"])
         for rank in request["ranks"]:
             report.rank = rank
@@ -133,6 +137,29 @@ def build_ranks(request: dict[str, Any], report: PipeReporter) -> None:
         raise
     except Exception as error:
         raise translated(error, request["backend"], report.current, request["staging_dir"]) from error
+
+
+def verify_checkpoint(directory: Path, check: Callable[[], None]) -> None:
+    """Compare the files of a checkpoint with its manifest; one without (another tool's) has nothing to compare with.
+
+    `check` is called before each file. Opening the checkpoint has seen to its headers; this reads the tensors' bytes.
+
+    Raises
+    ------
+    CheckpointError
+        When a file is not what was written.
+    """
+    from ..checkpoint.manifest import read_manifest
+
+    manifest = read_manifest(directory)
+    for name, entry in manifest.files.items() if manifest is not None else ():
+        check()
+        if digest_of_file(directory / name) != entry["digest"]:
+            raise CheckpointError(
+                "The file was damaged or changed after it was written.",
+                where=str(directory / name),
+                remedy="Convert the model again.",
+            )
 
 
 def translated(error: Exception, backend: str, phase: str, staging_dir: str) -> TrtbenchError:
