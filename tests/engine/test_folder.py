@@ -301,3 +301,8 @@ def test_edit_through_a_link_is_seen(checkpoint_dir, fake, tmp_path):
         Engine.from_dir(tmp_path / "engine", builder=fake())
     assert not build(checkpoint_dir, builder=fake()).from_cache
     assert home_dir().is_dir()
+
+
+def test_every_field_is_documented(folder):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "engine-format.md").read_text()
+    assert [name for name in json.loads((folder / "config.json").read_text()) if f"`{name}`" not in text] == []
