@@ -271,12 +271,12 @@ def test_memory_stays_at_a_few_tensors(
     monkeypatch.setattr(blocks_module.BlockBuffers.__init__, "__defaults__", (1, 1 << 16))
     values = gpt2_values(hidden=256, heads=4, layers=16, vocab=64)
     model = write_hf_folder(tmp_path / "model", values, gpt2_tensors(values))
-    source = open_hf_folder(model)
-    config = config_from_source(source, mapping=Mapping(tp_size=tp_size))
-    convert(source, tmp_path / "warm", config=config, workers=workers)
+    config = config_from_source(open_hf_folder(model), mapping=Mapping(tp_size=tp_size))
+    convert(open_hf_folder(model), tmp_path / "warm", config=config, workers=workers)
+    source = open_hf_folder(model)  # a mapping of its own, of which nothing is resident yet
     with PeakResident() as memory:
         convert(source, tmp_path / "out", config=config, workers=workers)
     largest = max(source.tensor(name).nbytes for name in source.names())
     assert (model / "model.safetensors").stat().st_size > 40 * largest
-    # a worker may have a tensor of its own in hand
-    assert memory.peak - memory.baseline < workers * 3 * largest
+    # A worker may have a tensor of its own in hand; 4 MB are for threads and the tables of names.
+    assert memory.peak - memory.baseline < workers * 3 * largest + (4 << 20)
