@@ -33,7 +33,7 @@ LLAMA3_ROPE = {
 }  # fmt: skip
 
 
-def _filled(model: Any) -> Any:
+def filled(model: Any) -> Any:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -42,25 +42,25 @@ def _filled(model: Any) -> Any:
 
 
 def gpt2(**options: Any) -> Any:
-    return _filled(GPT2LMHeadModel(GPT2Config(**{**_GPT, **options})))
+    return filled(GPT2LMHeadModel(GPT2Config(**{**_GPT, **options})))
 
 
 def llama(**options: Any) -> Any:
-    return _filled(LlamaForCausalLM(LlamaConfig(**{**_LLAMA, **options})))
+    return filled(LlamaForCausalLM(LlamaConfig(**{**_LLAMA, **options})))
 
 
 def qwen2(**options: Any) -> Any:
-    return _filled(Qwen2ForCausalLM(Qwen2Config(**{**_LLAMA, "num_key_value_heads": 2, **options})))
+    return filled(Qwen2ForCausalLM(Qwen2Config(**{**_LLAMA, "num_key_value_heads": 2, **options})))
 
 
 def mistral(**options: Any) -> Any:
-    return _filled(
+    return filled(
         MistralForCausalLM(MistralConfig(**{**_LLAMA, "num_key_value_heads": 2, "sliding_window": 8, **options}))
     )
 
 
 def bigcode(**options: Any) -> Any:
-    return _filled(GPTBigCodeForCausalLM(GPTBigCodeConfig(**{**_GPT, **options})))
+    return filled(GPTBigCodeForCausalLM(GPTBigCodeConfig(**{**_GPT, **options})))
 
 
 # Name → model of transformers, whose state and config.json the tests read.
