@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -75,6 +76,29 @@ def test_json_is_the_results_data(work: Any, capsys: pytest.CaptureFixture[str])
     work()
     assert main(["run", "engine", "text", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["spec"]["input_text"] == ["text"]
+
+
+@dataclasses.dataclass
+class Row:
+    id: str
+    value: float
+
+
+@pytest.mark.parametrize(
+    ("result", "data"),
+    [
+        (Row("a", 1.5), {"id": "a", "value": 1.5}),
+        ([Row("a", 1.5), Row("b", 2.5)], [{"id": "a", "value": 1.5}, {"id": "b", "value": 2.5}]),
+        ("text", "text"),
+        (object, repr(object)),
+    ],
+)
+def test_json_of_results_without_a_dictionary(
+    result: Any, data: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(vars(workbench), "history", lambda spec, progress: result)
+    assert main(["history", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == data
 
 
 def test_notes_go_to_stderr_unless_quiet(work: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -110,9 +111,19 @@ def _face_flags(words: list[str]) -> tuple[set[str], list[str]]:
 
 def _shown(result: Any, *, as_json: bool) -> str:
     if as_json:
-        payload = result.to_dict() if hasattr(result, "to_dict") else {"text": repr(result)}
-        return json.dumps(payload, indent=2, ensure_ascii=False, default=str)
+        return json.dumps(_data(result), indent=2, ensure_ascii=False, default=str)
     return repr(result)
+
+
+def _data(result: Any) -> Any:
+    """Return a result as JSON-ready data: its own dictionary, its fields, or its rows."""
+    if hasattr(result, "to_dict"):
+        return result.to_dict()
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        return dataclasses.asdict(result)
+    if isinstance(result, Sequence) and not isinstance(result, str):
+        return [_data(item) for item in result]
+    return result if isinstance(result, str | int | float | bool | None) else repr(result)
 
 
 def _failed(error: TrtbenchError, flags: set[str], code: int) -> int:
@@ -146,6 +157,7 @@ class ProgressLine:
         self._width = 0
         self._last = float("-inf")
         self._phase: str | None = None
+        self._text = ""
 
     def __call__(self, event: ProgressEvent) -> None:
         now = time.monotonic()
@@ -157,7 +169,10 @@ class ProgressLine:
         long_enough = event.elapsed_s >= 1.0 and (event.state != "running" or event.elapsed_s >= _SPARSE_S)
         if long_enough and (now - self._last >= _SPARSE_S or event.state != "running" or event.phase != self._phase):
             self._last, self._phase = now, event.phase
-            print(text_from_event(event), file=self._stream, flush=True)
+            text = text_from_event(event)
+            if text != self._text:  # a last "running" and the "done" after it often say the same
+                print(text, file=self._stream, flush=True)
+            self._text = text
 
     def clear(self) -> None:
         """Take the line away, so that what follows begins on an empty one."""

@@ -7,6 +7,7 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from trtbench_lab.specs import (
     SamplingConfig,
     Spec,
 )
+from trtbench_lab.specs.command_line import parse
 from trtbench_lab.specs.requests import REQUESTS, RunSpec
 
 CONFIGS = [ModelConfig, Mapping, QuantConfig, PluginConfig, BuildConfig, SamplingConfig, BenchConfig]
@@ -65,6 +67,40 @@ def test_every_field_explains_itself(spec: type[Spec]) -> None:
         assert info.meta.group, info.path
         assert info.meta.since, info.path
     assert (spec.__doc__ or "").strip()
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@pytest.mark.parametrize("spec", ALL_SPECS, ids=lambda spec: spec.__name__)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_damaged_tables_are_refused_in_a_planned_way(spec: type[Spec], data: st.DataObject) -> None:
+    whole = data.draw(spec_strategy(spec)).to_dict()
+    names = st.sampled_from([*whole, "self", "", "surprise"])
+    damaged = {**whole, **data.draw(st.dictionaries(names, _JSON, max_size=3))}
+    for name in data.draw(st.sets(st.sampled_from(sorted(whole)), max_size=2)):
+        damaged.pop(name, None)
+    try:
+        read = spec.from_dict(damaged, where="config.json")
+    except SpecError as error:
+        told = str(error)
+    else:
+        told = " ".join(str(item) for item in (*read.conflicts(), *read.warnings())) or "fine"
+    assert told
+
+
+def test_arrays_are_taken_as_lists_and_refused_as_numbers() -> None:
+    assert BenchConfig(batch_size=numpy.array([1, 8])).batch_size == (1, 8)
+    assert BuildConfig(max_batch_size=numpy.int64(4)).max_batch_size == 4
+    with pytest.raises(SpecError, match="whole number"):
+        BuildConfig(max_batch_size=numpy.array([1, 8]))
+    spec, _ = parse("build", ["c", "--max_batch_size", numpy.int64(2), "--max_batch_size", numpy.int64(3)])
+    assert spec.build_config.max_batch_size == 3
 
 
 def test_unknown_field_gets_its_nearest_neighbour() -> None:

@@ -140,6 +140,8 @@ def _coerced_enum(value: Any, kind: type[enum.StrEnum]) -> enum.StrEnum:
 
 
 def _coerced_tuple(value: Any, members: tuple[Any, ...]) -> tuple[Any, ...]:
+    if hasattr(value, "tolist") and not isinstance(value, str | bytes):
+        value = value.tolist()  # NumPy arrays and tensors
     if not isinstance(value, list | tuple | set | frozenset):
         raise Unfit(f"must be a list, not {shown(value)}")
     if len(members) == 2 and members[1] is Ellipsis:

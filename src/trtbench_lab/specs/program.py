@@ -19,7 +19,7 @@ def without_program(tokens: list[Any]) -> tuple[list[Any], list[str]]:
     Only whole known beginnings are taken away: a launcher, Python and a script, or one of the field's programs.
     Variables that stand before the program stay for the verb to read.
     """
-    words = [token for token in tokens if token not in ("\\", "\\\n")]
+    words = [token for token in tokens if not (isinstance(token, str) and token.strip() == "\\")]
     front = 0
     while front < len(words) and isinstance(words[front], str) and _VARIABLE.match(words[front]):
         front += 1

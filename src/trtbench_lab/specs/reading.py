@@ -218,7 +218,7 @@ class LineReader:
         again = option.path in self.named
         if again and option.is_list and option.meta.nargs == "+":
             value = [*_as_list(self.values[option.path]), *_as_list(value)]
-        elif again and self.values[option.path] != value:
+        elif again and not _same(self.values[option.path], value):
             before = text_from_value(self.values[option.path])
             self.notes.append(f"{typed} was given more than once; the last value counts, not {before}.")
         self.values[option.path] = value
@@ -242,6 +242,13 @@ _OPTIONAL_WORDS = frozenset(
     {"enable", "disable", "true", "false", "on", "off", "auto", "none", "float16", "bfloat16", "float32", "fp8"}
     | {"int8", "int4", "int4_awq", "int4_gptq"}
 )
+
+
+def _same(before: Any, after: Any) -> bool:
+    try:
+        return bool(before == after)
+    except Exception:  # an array compares element by element and has no single answer
+        return False
 
 
 def _until_flag(following: Iterable[Any]) -> list[Any]:
