@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
+import itertools
 
+import pytest
 from tests.runtime.tiny_models import tiny_llama, tiny_runner
+
 from trtbench_lab.benchmark import run_static
 from trtbench_lab.errors import RequestError
 from trtbench_lab.reports import figures_for
@@ -28,7 +30,7 @@ def test_every_step_of_every_run_is_timed_on_the_host(sides, side):
     assert result.backend == runner.backend
     for point in result.points:
         assert [len(run) for run in point.token_ns] == [6, 6]
-        assert all(0 < a < b for run in point.token_ns for a, b in zip(run, run[1:], strict=False))
+        assert all(0 < a < b for run in point.token_ns for a, b in itertools.pairwise(run))
         assert point.tokens_per_sec > 0
         assert point.memory.process_rss_peak_bytes > 100 << 20  # torch alone is larger
 

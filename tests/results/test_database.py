@@ -159,7 +159,9 @@ def test_a_result_of_a_lost_class_can_still_be_listed(database: ResultsDatabase)
 
 def test_missing_numbers_are_listed_as_missing(database: ResultsDatabase):
     database.add(school(latency_ms=None, tokens_per_sec=0.0))
-    assert database.query()[0].metrics == {"latency_ms_mean": None, "tokens_per_sec": 0.0, "count": 7}
+    metrics = database.query()[0].metrics
+    assert metrics == {"latency_ms_mean": None, "tokens_per_sec": 0.0, "count": 7}
+    assert [type(value) for value in metrics.values()] == [type(None), float, int]
 
 
 # ---- damaged and foreign files ---------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import html
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -178,6 +178,10 @@ class BenchResult(Result):
     def __repr__(self) -> str:
         return "\n".join([*self.lines, "", super().__repr__()])
 
+    def _repr_html_(self) -> str:
+        style = "margin:8px 0 0;overflow-x:auto;background:transparent;color:inherit;"
+        return f'{super()._repr_html_()}<pre style="{style}">{html.escape(chr(10).join(self.lines))}</pre>'
+
     @property
     def speed_table(self) -> Table:
         """Latency and throughput, a row a configuration."""
@@ -225,6 +229,9 @@ class BenchResult(Result):
                         (point.batch_size, point.input_length, point.output_length, metric.title, value / 2**20)
                     )
         note = "Different things, not to be added or mixed; a figure that cannot be known here is left out."
+        sources = {source for peak, source in (point.memory.gpu_peak for point in self.points) if peak is not None}
+        if sources:
+            note += f" gpu_peak_mem of the [BENCHMARK] line is that of the {' or '.join(sorted(sources))}."
         return Table(("batch", "input", "output", "memory", "peak (MiB)"), rows, title="Memory", note=note)
 
     def _facts_table(self) -> Table:
@@ -242,7 +249,8 @@ class BenchResult(Result):
             ("engine load time (s)", self.engine_load_s),
             ("build time (s)", self.build_s),
         ]
-        return Table(("fact", "value"), [(name, _shown(value)) for name, value in facts], title="Engine")
+        known = [(name, value) for name, value in facts if value is not None]
+        return Table(("fact", "value"), known, title="Engine", note="What is not known here is left out.")
 
 
 def _get(summary: Distribution | None, name: str) -> float | None:
@@ -251,7 +259,3 @@ def _get(summary: Distribution | None, name: str) -> float | None:
 
 def _mebibytes(count: int | None) -> float | None:
     return None if count is None else count / 2**20
-
-
-def _shown(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value

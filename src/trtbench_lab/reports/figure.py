@@ -22,7 +22,7 @@ def new_figure(title: str, subtitle: str, *, theme: str = "auto", height: int = 
     figure = plotly_graph_objects().Figure()
     figure.update_layout(
         template=template(theme),
-        title={"text": escaped(title), "subtitle": {"text": escaped(_shortened(subtitle))}},
+        title={"text": escaped(title), "subtitle": {"text": escaped(_shortened(subtitle or "several configurations"))}},
         height=height,
     )
     return figure

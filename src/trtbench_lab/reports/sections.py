@@ -14,6 +14,7 @@ from ..results.render import format_value, is_numeric_column
 from .figure import caption_of, min_width_of, numbers_of
 
 _LONG = 48  # characters from which a cell's text may break
+_OPEN_LINES = 6  # more printed lines than this are folded too
 _FOLDED_ROWS = 12  # a result's longer tables are folded, so that the page stays one to read
 
 
@@ -140,11 +141,16 @@ def result_html(result: Result, *, titled: bool = True) -> str:
     return (
         (f"<h3>{_text(result.title)}</h3>" if titled else "")
         + f'<div class="byline">id {_text(result.id)} · {_text(result.created_at)}</div>'
-        + (f"<pre>{_text(chr(10).join(lines))}</pre>" if lines else "")
+        + _lines_html(lines or [])
         + "".join(_folded(table) if len(table.rows) > _FOLDED_ROWS else table_html(table) for table in result.tables())
         + _texts_html(result)
         + definitions_html(metrics_named(result.metrics))
     )
+
+
+def _lines_html(lines: Sequence[str]) -> str:
+    block = f"<pre>{_text(chr(10).join(lines))}</pre>" if lines else ""
+    return block if len(lines) <= _OPEN_LINES else f"<details><summary>As printed in a shell</summary>{block}</details>"
 
 
 def _texts_html(result: Result) -> str:

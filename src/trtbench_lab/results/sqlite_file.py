@@ -14,7 +14,8 @@ from ..storage import storage_error
 APPLICATION_ID = 0x54724C42  # "TrLB": tells this file from any other SQLite database
 BUSY_TIMEOUT_S = 30.0
 
-# One script a version, run in order; a released script is never edited, a new one is appended.
+# One script a version, run in order; a released script is never edited, a new one is appended. A metric's value has no
+# declared type, so that counts come back as integers and measurements as reals.
 MIGRATIONS = (
     """
     CREATE TABLE results (
@@ -32,7 +33,7 @@ MIGRATIONS = (
         result_id TEXT NOT NULL REFERENCES results (id) ON DELETE CASCADE,
         position INTEGER NOT NULL,
         name TEXT NOT NULL,
-        value REAL,
+        value,
         PRIMARY KEY (result_id, name)
     ) WITHOUT ROWID;
     """,
