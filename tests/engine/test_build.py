@@ -60,6 +60,7 @@ def test_same_inputs_build_once(checkpoint_dir, fake, tmp_path):
     assert [first.from_cache, second.from_cache, third.from_cache, again.from_cache] == [False, True, True, True]
     assert builds_in(mark) == 1
     assert third.directory.parent == home_dir() / "engines"
+    assert third.name == checkpoint_dir.name
     assert {e.config.key for e in (first, second, third, again)} == {first.config.key}
     assert (tmp_path / "b" / "rank0.engine").read_bytes() == (tmp_path / "a" / "rank0.engine").read_bytes()
     assert "taken from the cache" in repr(second)
@@ -290,6 +291,7 @@ def test_progress_and_events(checkpoint_dir, fake):
     states = [(event.phase, event.state) for event in seen]
     assert states.index(("tune kernels", "running")) < states.index(("tune kernels", "done"))
     assert any(event.kind == "heartbeat" and event.peak_bytes for event in events)
+    assert any(event.message and event.message.endswith("of memory") for event in seen)
     assert [event.text for event in events if event.kind == "state"] == ["done"]
     assert [event.elapsed_s for event in events] == sorted(event.elapsed_s for event in events)
 

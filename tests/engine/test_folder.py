@@ -33,6 +33,7 @@ def test_open_and_execute(folder, fake):
     assert next(iter(engine.summary())) == "backend"
     assert "fake 1.2" in engine._repr_html_()
     assert engine.build_report.seconds == engine.config.build_seconds > 0
+    assert engine.name == "engine"
 
 
 def test_config_survives_the_round_trip(folder):

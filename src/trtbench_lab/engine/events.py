@@ -9,6 +9,7 @@ from typing import Any
 from .. import errors
 from ..errors import BuildError, TrtbenchError
 from ..progress import ProgressEvent
+from .present import bytes_text
 
 STATES = ("waiting", "running", "cancelling", "done", "failed", "cancelled")
 
@@ -52,8 +53,9 @@ class BuildEvent:
         """Return the event in the form that progress displays take, or None where it says nothing to them."""
         if self.kind == "phase":
             return ProgressEvent(self.text, elapsed_s=self.phase_s or 0.0, state=self.state or "running")
-        if self.kind == "heartbeat":
-            return ProgressEvent(self.text, elapsed_s=self.phase_s or 0.0)
+        if self.kind == "heartbeat" and self.text:
+            held = f"{bytes_text(self.resident_bytes)} of memory" if self.resident_bytes else None
+            return ProgressEvent(self.text, elapsed_s=self.phase_s or 0.0, message=held)
         return None
 
 

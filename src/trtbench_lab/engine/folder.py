@@ -44,6 +44,17 @@ class BuildReport:
     warnings: int = 0
     errors: int = 0
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> BuildReport:
+        """Return the report that config.json keeps; what is not of its type there keeps its default: it is for show."""
+        defaults = cls()
+        fit = {
+            name: values[name]
+            for name in cls.__dataclass_fields__
+            if type(values.get(name)) is type(getattr(defaults, name))
+        }
+        return cls(**fit)
+
 
 class Engine:
     """One engine folder: config.json and one engine a rank.
@@ -129,11 +140,17 @@ class Engine:
         )
 
     @property
+    def name(self) -> str:
+        """A label for people: the folder's name, but in the cache, where that is a hash, the checkpoint's or model's."""
+        if not is_in_cache(self.directory):
+            return self.directory.absolute().name
+        checkpoint = self.config.checkpoint.get("directory")
+        return Path(checkpoint).name if isinstance(checkpoint, str) else self.config.pretrained_config.architecture
+
+    @property
     def build_report(self) -> BuildReport:
         """How the engine was built; an engine from the cache keeps the report of its own build."""
-        report = self.config.build_report
-        known = {name: report[name] for name in BuildReport.__dataclass_fields__ if name in report}
-        return BuildReport(**{**known, "seconds": self.config.build_seconds})
+        return BuildReport.from_dict({**self.config.build_report, "seconds": self.config.build_seconds})
 
     @property
     def tokenizer_dir(self) -> Path | None:
