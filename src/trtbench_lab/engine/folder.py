@@ -141,7 +141,7 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """A label for people: the folder's name, but in the cache, where that is a hash, the checkpoint's or model's."""
+        """A label for people: the folder's name; in the cache, where that is a hash, the checkpoint's or model's."""
         if not is_in_cache(self.directory):
             return self.directory.absolute().name
         checkpoint = self.config.checkpoint.get("directory")
