@@ -16,9 +16,8 @@ import time
 
 LOAD_EXT = """
 import time
-from IPython.testing.globalipapp import get_ipython, start_ipython
-start_ipython()
-shell = get_ipython()
+from IPython.testing.globalipapp import start_ipython
+shell = start_ipython()
 began = time.perf_counter()
 shell.run_line_magic("load_ext", "trtbench_lab")
 print(time.perf_counter() - began)
@@ -27,9 +26,8 @@ print(time.perf_counter() - began)
 COMPLETION = """
 import statistics, time
 from IPython.core.completer import provisionalcompleter
-from IPython.testing.globalipapp import get_ipython, start_ipython
-start_ipython()
-shell = get_ipython()
+from IPython.testing.globalipapp import start_ipython
+shell = start_ipython()
 shell.run_line_magic("load_ext", "trtbench_lab")
 shell.Completer.use_jedi = False
 lines = [

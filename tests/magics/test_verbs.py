@@ -212,3 +212,9 @@ def test_short_work_shows_no_progress(
     fake.act = lambda progress: progress(ProgressEvent("read", 1, 1, "file", 0.1, "done"))
     shell.run_cell("%trt_build demo;")
     assert capsys.readouterr().out == ""
+
+
+def test_a_line_may_go_over_several_lines(shell: InteractiveShell, fake: FakeWorkbench) -> None:
+    assert shell.run_cell("%trt_build demo \\\n    --max_batch_size 4 \\\n    --gemm_plugin float16").success
+    assert fake.specs[0].build_config.max_batch_size == 4
+    assert fake.specs[0].build_config.plugin_config.gemm_plugin == "float16"

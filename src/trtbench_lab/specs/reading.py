@@ -219,7 +219,7 @@ class LineReader:
         if again and option.is_list and option.meta.nargs == "+":
             value = [*_as_list(self.values[option.path]), *_as_list(value)]
         elif again and not _same(self.values[option.path], value):
-            before = text_from_value(self.values[option.path])
+            before = "the first" if option.meta.secret else text_from_value(self.values[option.path])
             self.notes.append(f"{typed} was given more than once; the last value counts, not {before}.")
         self.values[option.path] = value
         self.named.add(option.path)

@@ -157,10 +157,10 @@ class SummarizeSpec(Spec):
         group="scoring",
     )
     check_accuracy: bool = option(
-        default=False, help="Fail when the engine's rouge1 is below the threshold.", group="scoring"
+        default=False, help="Fail unless the engine's rouge1 is above the threshold.", group="scoring"
     )
     tensorrt_llm_rouge1_threshold: float = option(
-        default=14.0, help="Least rouge1 with --check_accuracy.", minimum=0, maximum=100, group="scoring"
+        default=14.0, help="What rouge1 must exceed with --check_accuracy.", minimum=0, maximum=100, group="scoring"
     )
     bootstrap_samples: int = option(
         default=1000,
