@@ -266,6 +266,38 @@ class LLaMAForCausalLM(CausalLM):
 
     families = ("llama", "mistral", "internlm")
 
+    @classmethod
+    def from_meta_ckpt(
+        cls,
+        meta_ckpt_dir: Path | str,
+        dtype: str = "auto",
+        mapping: Mapping | None = None,
+        quant_config: QuantConfig | None = None,
+        *,
+        max_position_embeddings: int | None = None,
+        **options: Any,
+    ) -> Self:
+        """Read one rank's weights from a folder as Meta distributes LLaMA (params.json, consolidated.NN.pth).
+
+        Parameters
+        ----------
+        meta_ckpt_dir
+            The folder.
+        dtype, mapping, quant_config, **options
+            As in `from_hugging_face`.
+        max_position_embeddings
+            Longest sequence, which such folders do not say; see `open_meta_folder`.
+
+        Raises
+        ------
+        IntakeError
+            A damaged or incomplete folder, or parameters of another architecture.
+        """
+        from .intake.meta import open_meta_folder
+
+        source = open_meta_folder(meta_ckpt_dir, max_position_embeddings=max_position_embeddings)
+        return cls.from_hugging_face(source, dtype, mapping, quant_config, **options)
+
 
 class MistralForCausalLM(CausalLM):
     """Mistral."""

@@ -58,7 +58,8 @@ _BY_NAME: tuple[tuple[str, FolderKind], ...] = (
     ("*.gguf", FolderKind("gguf", "a GGUF model", "Use the model's original Hugging Face folder: GGUF is not read.")),
     ("*.nemo", FolderKind("nemo", "a NeMo archive", "NeMo archives are not read; export the model to Hugging Face.")),
     ("consolidated.*.pth", FolderKind("meta", "a Meta checkpoint (params.json, consolidated.NN.pth)",
-     "Use the model's Hugging Face folder (the repositories whose name ends in -hf, or the folder above original/).")),
+     "Read it with LLaMAForCausalLM.from_meta_ckpt(…), or use the model's Hugging Face folder (the repositories whose "
+     "name ends in -hf, or the folder above original/).")),
     ("config.ini", FolderKind("fastertransformer", "a FasterTransformer folder", _GET_HF)),
     ("*.onnx", FolderKind("onnx", "an ONNX export", _GET_HF)),
     ("tf_model.h5", FolderKind("tensorflow", "a TensorFlow model",
