@@ -58,12 +58,13 @@ def test_logits_are_those_of_hugging_face(engine, reference):
             for layer in range(2)
         },
     }
+    bound = {name: tensor.to(executor.device) for name, tensor in bound.items()}
     for name, tensor in bound.items():
         executor.bind(name, tensor)
     executor.run()
     executor.synchronize()
     # The product's bound: 1e-4 of the range of the logits; float32 sums in another order stay far below.
-    assert (bound["logits"] - expected).abs().max() <= 1e-4 * (expected.max() - expected.min())
+    assert (bound["logits"].cpu() - expected).abs().max() <= 1e-4 * (expected.max() - expected.min())
     executor.close()
 
 
@@ -74,7 +75,8 @@ def test_folder_is_whole(engine):
     assert content["build_config"]["compute_dtype"] == "float32"
     assert content["build_config"]["max_seq_len"] == 64
     assert content["backend_version"].startswith(content["backend"])
-    assert content["gpu"] is None
+    on_gpu = content["backend"] == "torch" and torch.cuda.is_available()
+    assert (content["gpu"] is not None) == on_gpu
     network = {"network.onnx", "network.onnx.data"} if content["build_config"]["visualize"] else set()
     assert {"rank0.engine", "gpt_float32_tp1_rank0.engine", *network} <= set(content["files"])
     assert "model.cache" not in content["files"]  # these backends time no kernels, so there is nothing to keep
@@ -105,7 +107,8 @@ def test_inspection(engine, reference):
     assert {group.dtype for group in found.weights} == {"float32"}
     if found.backend == "onnxruntime":
         assert found.operators["Attention"] == 2
-        assert found.operators["LayerNormalization"] == 5
+        # Some may be fused with the addition before them, under a name of the runtime's own.
+        assert sum(count for name, count in found.operators.items() if name.endswith("LayerNormalization")) == 5
     else:
         assert found.operators is None
     for view in (repr(found), found._repr_html_()):

@@ -101,7 +101,7 @@ def plan_build(
         choice = choose_backend(config.backend, world_size=model_config.mapping.world_size)
         builder = backend(choice.name)
         if config.backend == "auto":
-            notes.append(f"Backend {choice.name}, because {choice.reason}.")
+            notes.append(f"Backend {choice.name}, because {choice.reason.rstrip('.')}.")
         config = config.replace(backend=choice.name)
     else:
         builder_path = f"{type(builder).__module__}:{type(builder).__qualname__}"
