@@ -26,12 +26,13 @@ from convert import SHAPE, write_model
 from trtbench_lab.checkpoint import config_from_source, convert
 from trtbench_lab.engine import Engine, build
 from trtbench_lab.intake.huggingface import open_hf_folder
+from trtbench_lab.quantization.checkpoint import quantize_checkpoint
 from trtbench_lab.runtime import HFRunner, ModelRunner
 from trtbench_lab.specs import BuildConfig, QuantConfig
 
 PROMPT, NEW = 64, 64
 QUANTIZATION = {
-    "fp32": QuantConfig(),
+    "fp32": None,
     "int8": QuantConfig(quant_algo="W8A16", exclude_modules=[]),
     "int4": QuantConfig(quant_algo="W4A16", group_size=32, exclude_modules=[]),
 }
@@ -49,7 +50,10 @@ def build_engine(folder: Path, backend: str, precision: str) -> Engine:
     if not checkpoint.is_dir():
         source = open_hf_folder(source_dir)
         quantization = QUANTIZATION[precision]
-        convert(source, checkpoint, config=config_from_source(source, "float32", quantization=quantization))
+        if quantization is None:
+            convert(source, checkpoint, config=config_from_source(source, "float32"))
+        else:
+            quantize_checkpoint(source, checkpoint, quantization, dtype="float32")
     return build(checkpoint, BuildConfig(backend=backend, max_batch_size=1, max_input_len=512), engine_dir)
 
 

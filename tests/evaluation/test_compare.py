@@ -9,6 +9,7 @@ from tests.runtime.tiny_models import prompts, tiny_runner
 
 from trtbench_lab.errors import EvaluationError, RequestError
 from trtbench_lab.evaluation.compare import CompareResult, compare
+from trtbench_lab.evaluation.side_by_side import _token_span
 from trtbench_lab.results import Result
 from trtbench_lab.runtime import EngineLimits, ModelRunner
 from trtbench_lab.specs import SamplingConfig
@@ -107,6 +108,21 @@ def test_the_views_name_the_backend_and_mark_the_divergence(parted):
     assert "<mark" in page
     assert at.engine_text in page
     assert "noise" in plain
+
+
+@pytest.mark.parametrize(
+    ("text", "shared", "token_text", "marked"),
+    [
+        ("moved to Hulm", 9, " Hulm", " Hulm"),  # both tokens begin with the same space
+        ("moved to Hulm", 9, "Hulm", "Hulm"),
+        ("abcd", 2, "bcd", "bcd"),
+        ("abcd efg h", 2, "\ufffd", "cd"),  # a part of a character has no text of its own: the word is marked
+        ("abcd", 4, None, ""),
+    ],
+)
+def test_the_mark_covers_the_token(text, shared, token_text, marked):
+    begin, end = _token_span(text, shared, token_text)
+    assert text[begin:end] == marked
 
 
 def test_the_views_escape_what_models_write():

@@ -78,13 +78,20 @@ def _shared_text(comparison: PromptComparison) -> str:
 def _marked(text: str, shared: str | None, where: Divergence | None, side: str) -> str:
     if where is None or shared is None:
         return html.escape(text)
-    rest = text[len(shared) :]
-    token_text = where.hf_text if side == "hf" else where.engine_text
-    length = len(token_text) if token_text and rest.startswith(token_text) else len(rest.split(" ", 1)[0]) or 1
+    begin, end = _token_span(text, len(shared), where.hf_text if side == "hf" else where.engine_text)
     return (
-        f'{html.escape(shared)}<mark style="{_MARK}color:inherit;">{html.escape(rest[:length])}</mark>'
-        f'<span style="{_AFTER}">{html.escape(rest[length:])}</span>'
+        f'{html.escape(text[:begin])}<mark style="{_MARK}color:inherit;">{html.escape(text[begin:end])}</mark>'
+        f'<span style="{_AFTER}">{html.escape(text[end:])}</span>'
     )
+
+
+def _token_span(text: str, shared: int, token_text: str | None) -> tuple[int, int]:
+    """Where the differing token stands: tokens that differ may begin with the same characters, a space above all."""
+    for begin in range(shared, max(-1, shared - len(token_text or "")), -1):
+        if token_text and text.startswith(token_text, begin):
+            return begin, begin + len(token_text)
+    word = text[shared:].split(" ", 1)[0]
+    return shared, shared + max(1, len(word))
 
 
 def _divergence_lines(where: Divergence) -> list[str]:
