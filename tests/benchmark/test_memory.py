@@ -126,3 +126,27 @@ def test_an_unknown_gpu_or_no_driver_is_none():
     driver = FakeDriver([])
     assert DeviceMemory.of_uuid("GPU-2", driver) is None
     assert driver.opened == 0
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_figures_nest():
+    import torch
+
+    device = torch.device("cuda")
+    size = 256 * MIB
+
+    def work() -> None:
+        block = torch.empty(size, dtype=torch.uint8, device=device)
+        block.fill_(1)
+        torch.cuda.synchronize()
+        time.sleep(0.05)
+        del block
+
+    figures = measure_memory(work, device)
+    allocated, reserved = figures.allocator_allocated_peak_bytes, figures.allocator_reserved_peak_bytes
+    assert allocated is not None
+    assert reserved is not None
+    assert figures.device_gpu_peak_bytes is not None
+    assert size <= allocated <= reserved <= figures.device_gpu_peak_bytes
+    if figures.process_gpu_peak_bytes is not None:  # the driver may hide processes from a container
+        assert reserved < figures.process_gpu_peak_bytes <= figures.device_gpu_peak_bytes

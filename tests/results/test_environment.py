@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import metadata
 
+import trtbench_lab
 from trtbench_lab.results import collect_environment
 from trtbench_lab.results.environment import machine_of
 
@@ -14,6 +15,7 @@ from trtbench_lab.results.environment import machine_of
 def test_versions_are_those_installed():
     packages = collect_environment()["packages"]
     assert packages["numpy"] == metadata.version("numpy")
+    assert packages["trtbench-lab"] == trtbench_lab.__version__
     assert packages["torch"] == metadata.version("torch")
 
 

@@ -80,7 +80,7 @@ def comparison_view(comparison: Comparison, *, theme: str = "auto") -> go.Figure
     if rest > 0:
         caption += f" {rest} more metrics are in the comparison's table."
     rows = [(metric.name, metric.unit, *metric.values) for metric in comparison.metrics]
-    return described(figure, caption, Table(("metric", "unit", *comparison.labels), rows))
+    return described(figure, caption, Table(("metric", "unit", *comparison.labels), rows), min_width_px=680)
 
 
 def _name(metric: ComparedMetric) -> str:

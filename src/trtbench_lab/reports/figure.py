@@ -62,13 +62,6 @@ def min_width_of(figure: go.Figure) -> int:
     return int(meta.get("min_width_px", 0)) if isinstance(meta, dict) else 0
 
 
-def with_theme(figure: go.Figure, theme: str) -> go.Figure:
-    """Return a copy of a figure for another background."""
-    copy = plotly_graph_objects().Figure(figure)
-    copy.update_layout(template=template(theme))
-    return copy
-
-
 def empty_figure(title: str, results: Sequence[Result], reason: str, *, theme: str = "auto") -> go.Figure:
     """Return a figure that says why there is nothing to draw."""
     figure = new_figure(title, names_of(results), theme=theme, height=200)

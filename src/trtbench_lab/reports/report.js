@@ -4,6 +4,7 @@
   var themes = JSON.parse(document.getElementById("trtbench-themes").textContent);
   var config = JSON.parse(document.getElementById("trtbench-plot-config").textContent);
   var system = window.matchMedia("(prefers-color-scheme: dark)");
+  if (window.innerWidth < 700) { config.displayModeBar = false; }  // it would lie over the title
   var hosts = Array.prototype.slice.call(document.querySelectorAll("figure[data-figure]"));
 
   function current() {

@@ -8,8 +8,9 @@ import os
 import platform
 from typing import Any
 
+from .._version import __version__
+
 PACKAGES = (
-    "trtbench-lab",
     "torch",
     "transformers",
     "tokenizers",
@@ -59,7 +60,7 @@ def machine_of(environment: dict[str, Any]) -> str:
 def _versions() -> dict[str, str]:
     from importlib import metadata  # 30 ms with its parsers of mail headers: not at import
 
-    found = {}
+    found = {"trtbench-lab": __version__}  # from the code that runs, which need not be the one installed
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
