@@ -15,6 +15,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 
 def first_line(cell: NotebookNode) -> str:
@@ -59,6 +60,8 @@ def main() -> int:
         notebook,
         timeout=options.timeout,
         kernel_name="python3",
+        # Loopback, signed messages, and encrypted ones where the installed Jupyter can.
+        config=Config({"KernelManager": {"transport_encryption": "auto"}}),
         resources={"metadata": {"path": str(output_dir)}},
     )
     print(f"Running {options.notebook} in {output_dir}")

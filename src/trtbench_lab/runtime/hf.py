@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,9 +90,10 @@ class HFRunner:
         from transformers import AutoModelForCausalLM
 
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                str(model_dir), dtype=DTYPES[dtype], trust_remote_code=trust_remote_code, local_files_only=True
-            )
+            with _no_progress_bars():
+                model = AutoModelForCausalLM.from_pretrained(
+                    str(model_dir), dtype=DTYPES[dtype], trust_remote_code=trust_remote_code, local_files_only=True
+                )
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             raise IntakeError(
                 "Hugging Face's transformers could not load the model.",
@@ -208,6 +210,20 @@ class _Recorder:
 
     def end(self) -> None:
         """Nothing is held back."""
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep ``transformers`` from drawing bars of its own into a notebook or log; its setting comes back afterwards."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class _HFGeneration:

@@ -11,6 +11,7 @@ from ..benchmark.side_by_side import BenchCsv, BenchPair
 from ..engine import Engine
 from ..progress import ProgressSink, phase
 from ..runtime import ModelRunner
+from ..specs import QuantConfig
 from ..specs.requests import BenchSpec
 from ..storage import staged_file
 from .keeping import keep
@@ -37,7 +38,13 @@ def bench(spec: BenchSpec, *, progress: ProgressSink | None = None) -> BenchResu
     hf = hf_runner_for(
         engine, spec.hf_model_dir, spec.hf_dtype, trust_remote_code=spec.trust_remote_code, progress=progress
     )
-    hf_facts = {"dtype": hf.dtype, "read_bandwidth_bytes_per_s": facts["read_bandwidth_bytes_per_s"]}
+    plain = engine.config.pretrained_config.replace(quantization=QuantConfig())
+    hf_facts = {
+        "dtype": hf.dtype,
+        "weights_bytes": hf.memory()["weights_bytes"],
+        "decode_read_bytes": decode_read_bytes(plain, compute_dtype=hf.dtype),
+        "read_bandwidth_bytes_per_s": facts["read_bandwidth_bytes_per_s"],
+    }
     theirs = run_static(hf, spec.bench, model=hf.name, name=spec.name, facts=hf_facts, progress=progress)
     return _shown(spec, BenchPair(engine=ours, huggingface=keep(theirs)))
 
