@@ -23,6 +23,7 @@ from trtbench_lab.runtime.sampling import (
     keep_top_k,
     keep_top_p,
     largest,
+    one_thread,
     penalize_presence_and_frequency,
     penalize_repetition,
 )
@@ -184,6 +185,36 @@ def test_frequencies_follow_the_probabilities():
     draws = torch.stack([sampler.draw(probabilities.log()) for _ in range(4000)]).flatten()
     shares = torch.bincount(draws, minlength=4) / 4000
     assert torch.allclose(shares, probabilities[0], atol=0.04)
+
+
+def test_draws_do_not_depend_on_the_number_of_threads():
+    wide = torch.randn(1, 50257, generator=torch.Generator().manual_seed(2))
+    before = torch.get_num_threads()
+    drawn = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            sampler = RowSampler([7], CPU)
+            drawn.append([int(sampler.draw(wide)) for _ in range(5)])
+    finally:
+        torch.set_num_threads(before)
+    assert drawn[0] == drawn[1]
+
+
+def test_choosing_takes_one_thread_and_gives_the_others_back():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with one_thread(CPU):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ValueError, match="inside"), one_thread(CPU):
+            raise ValueError("inside")
+        assert torch.get_num_threads() == 2
+        with one_thread(torch.device("cuda")):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_rules_know_whether_they_can_change_the_largest_logit():

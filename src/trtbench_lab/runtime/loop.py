@@ -11,7 +11,7 @@ from ..errors import EngineError, RequestError
 from .beams import BeamResult, BeamSearch
 from .outputs import ends_with_stop_word
 from .request import GenerationRequest
-from .sampling import LogitsPipeline, RowSampler, SamplingRules, largest
+from .sampling import LogitsPipeline, RowSampler, SamplingRules, largest, one_thread
 from .session import Session
 from .timing import TokenClock
 
@@ -53,8 +53,9 @@ class RowGeneration:
             if plain:
                 chosen = largest(logits)
             else:
-                processed = pipeline.process(logits)
-                chosen = largest(processed) if sampler is None else sampler.draw(pipeline.filter(processed))
+                with one_thread(self.session.device):
+                    processed = pipeline.process(logits)
+                    chosen = largest(processed) if sampler is None else sampler.draw(pipeline.filter(processed))
             tokens = chosen.tolist()  # waits for the device
             self.clock.mark()
             if not plain:
@@ -135,7 +136,8 @@ class BeamGeneration:
         while True:
             if config.output_logits or config.output_log_probs:
                 self._logits.append(logits.to("cpu", copy=True))
-            tokens, parents = self.search.advance(pipeline.process(logits.log_softmax(dim=-1)))
+            with one_thread(self.session.device):
+                tokens, parents = self.search.advance(pipeline.process(logits.log_softmax(dim=-1)))
             pipeline.take_rows(parents)
             pipeline.append(tokens, tokens.tolist())
             if self.search.done:

@@ -91,7 +91,7 @@ class ModelRunner:
                 remedy="Convert with tp_size=1 and pp_size=1, and build again.",
             )
         limits = EngineLimits.from_configs(config, engine.config.build_config)
-        options.setdefault("name", Path(engine.directory).name)
+        options.setdefault("name", engine.name)
         return cls(engine.executor(rank), limits, **options)
 
     @property
