@@ -52,7 +52,7 @@ def _step(engine: Engine, spec: BuildSpec, seconds: float) -> BuildStep:
     report = engine.build_report
     return BuildStep(
         backend=engine.config.backend,
-        model=engine.directory.name if spec.output_dir is not None else engine.config.pretrained_config.architecture,
+        model=engine.name,
         name=spec.name,
         spec=spec.to_dict(),
         output_dir=str(engine.directory),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..evaluation.compare import CompareResult
 from ..evaluation.compare import compare as compare_sides
 from ..progress import ProgressSink
@@ -33,7 +31,7 @@ def compare(spec: CompareSpec, *, progress: ProgressSink | None = None) -> Compa
             truncation=spec.truncation,
             num_runs=spec.num_runs,
             warm_up=spec.warm_up,
-            model=Path(engine.directory).name,
+            model=engine.name,
             name=spec.name,
             progress=progress,
         )

@@ -52,7 +52,7 @@ def run(
         return keep(
             RunStep(
                 backend=runner.backend,
-                model=Path(engine.directory).name,
+                model=engine.name,
                 name=spec.name,
                 spec=spec.to_dict(),
                 engine_dir=str(engine.directory),

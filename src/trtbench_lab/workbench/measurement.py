@@ -29,7 +29,7 @@ def bench(spec: BenchSpec, *, progress: ProgressSink | None = None) -> BenchResu
     with phase("load the engine", progress):
         runner = ModelRunner.from_engine(engine)
     load_s = time.perf_counter() - started
-    label = Path(engine.directory).name
+    label = engine.name
     with runner:
         facts = _facts(engine, runner, load_s)
         ours = keep(run_static(runner, spec.bench, model=label, name=spec.name, facts=facts, progress=progress))

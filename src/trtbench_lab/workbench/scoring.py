@@ -62,7 +62,7 @@ def summarize(spec: SummarizeSpec, *, progress: ProgressSink | None = None) -> S
                 rouge_types=spec.rouge_types,
                 bootstrap_samples=spec.bootstrap_samples,
                 threshold=spec.tensorrt_llm_rouge1_threshold,
-                model=Path(engine.directory).name if engine is not None else label_of(str(spec.hf_model_dir)),
+                model=engine.name if engine is not None else label_of(str(spec.hf_model_dir)),
                 name=spec.name,
                 progress=progress,
             )
