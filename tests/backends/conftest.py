@@ -7,16 +7,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.backends.models import Described, RandomModel, built_executor, checkpoint_of, random_model
 
-from tests.backends.models import RandomModel, built_executor, checkpoint_of, random_model
 from trtbench_lab.backends.protocol import Executor
+from trtbench_lab.backends.registry import backend as backend_of
+from trtbench_lab.checkpoint import open_checkpoint
+from trtbench_lab.specs import BuildConfig
 
-BACKENDS = ("onnxruntime", "torch")
+BACKENDS = ("onnxruntime", "torch", pytest.param("torch on cuda", marks=pytest.mark.gpu))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def backend_and_device(parameter: str) -> tuple[str, str]:
+    """Split a parameter of `BACKENDS`."""
+    name, _, device = parameter.partition(" on ")
+    return name, device or "cpu"
 
 
 class Bench:
@@ -40,11 +49,23 @@ class Bench:
         self.model(family)
         if (family, backend) not in self._executors:
             self._executors[family, backend] = built_executor(
-                backend, self.checkpoint(family), self.folder / family / backend
+                *backend_and_device(backend), self.checkpoint(family), self.folder / family / backend
             )
         executor = self._executors[family, backend]
         executor.guards_writes = True
         return executor
+
+    def fresh_executor(self, like: Executor, family: str) -> Executor:
+        """Load the engine of `like` once more."""
+        folder = next(
+            self.folder / family / backend
+            for (made, backend), executor in self._executors.items()
+            if made == family and executor is like
+        )
+        builder = backend_of(like.backend)
+        config = open_checkpoint(self.checkpoint(family)).config
+        resolved = builder.resolve(config, BuildConfig()).build_config
+        return builder.load(folder, 0, Described(config, resolved), device=str(like.device))
 
 
 @pytest.fixture(scope="session")

@@ -116,15 +116,15 @@ class Described:
 
 
 def built_executor(
-    name: str, checkpoint: Path, folder: Path, build_config: BuildConfig | None = None, rank: int = 0, **load: Any
+    name: str, device: str, checkpoint: Path, folder: Path, build_config: BuildConfig | None = None
 ) -> Executor:
     """Resolve, build and load one rank with the backend `name`."""
     builder = backend(name)
     config = open_checkpoint(checkpoint).config
     resolved = builder.resolve(config, build_config or BuildConfig()).build_config
     folder.mkdir(parents=True, exist_ok=True)
-    builder.build(checkpoint, rank, resolved, folder, QuietReporter())
-    return builder.load(folder, rank, Described(config, resolved), **load)
+    builder.build(checkpoint, 0, resolved, folder, QuietReporter())
+    return builder.load(folder, 0, Described(config, resolved), device=device)
 
 
 class Driver:

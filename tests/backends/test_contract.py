@@ -1,11 +1,11 @@
-"""The contract of `backends.protocol.Executor`, held over every backend: one suite, so that the runtime is proven once."""
+"""The contract of `backends.protocol.Executor`, held over every backend, so that the runtime is proven once."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-
 from tests.backends.models import MAX_POSITIONS, VOCAB_SIZE, Driver
+
 from trtbench_lab.backends.protocol import Executor
 from trtbench_lab.errors import EngineError, RequestError, TrtbenchError
 
@@ -23,7 +23,7 @@ def bindings(executor: Executor, batch: int = 2, length: int = 3, capacity: int 
     for layer in range(3):
         for kind in ("key", "value"):
             tensors[f"past_{kind}_{layer}"] = torch.zeros(batch, 2, capacity, 8)
-    return tensors
+    return {name: tensor.to(executor.device) for name, tensor in tensors.items()}
 
 
 def bind_all(executor: Executor, tensors: dict[str, torch.Tensor]) -> None:
@@ -37,24 +37,14 @@ def executor(executor_of) -> Executor:
 
 
 @pytest.fixture
-def fresh(request, bench, executor_of, tmp_path) -> Executor:
+def fresh(bench, executor_of) -> Executor:
     """An executor of this test's own, for tests that leave one unusable or need nothing bound."""
-    from tests.backends.models import Described
-    from trtbench_lab.backends.registry import backend
-    from trtbench_lab.checkpoint import open_checkpoint
-    from trtbench_lab.specs import BuildConfig
-
-    shared = executor_of(FAMILY)
-    builder = backend(shared.backend)
-    config = open_checkpoint(bench.checkpoint(FAMILY)).config
-    resolved = builder.resolve(config, BuildConfig()).build_config
-    return builder.load(bench.folder / FAMILY / shared.backend, 0, Described(config, resolved))
+    return bench.fresh_executor(executor_of(FAMILY), FAMILY)
 
 
 def test_it_is_an_executor(executor):
     assert isinstance(executor, Executor)
     assert executor.backend in ("onnxruntime", "torch")
-    assert executor.device.type == "cpu"
     assert executor.config.num_hidden_layers == 3
 
 
@@ -86,7 +76,7 @@ def test_every_logit_is_written(executor):
 
 def test_caches_are_updated_in_place_and_only_where_tokens_are(executor):
     tensors = bindings(executor, batch=2, length=3, capacity=8)
-    tensors["write_indices"] = torch.tensor([0, 4])
+    tensors["write_indices"] = torch.tensor([0, 4], device=executor.device)
     caches = {name: tensor for name, tensor in tensors.items() if name.startswith("past_")}
     for tensor in caches.values():
         tensor.fill_(0.25)
@@ -112,7 +102,7 @@ def test_the_same_buffers_serve_many_runs(executor):
         tensors["write_indices"].fill_(position)
         executor.run()
         # Rounding in another order: 1e-5 of a logit's size, and a stale input would differ by whole units.
-        torch.testing.assert_close(tensors["logits"][0, 0], whole[0, position], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(tensors["logits"][0, 0].cpu(), whole[0, position], rtol=1e-4, atol=1e-4)
 
 
 def test_shapes_may_change_from_run_to_run(executor):
@@ -158,10 +148,12 @@ def test_an_unknown_name_is_refused_with_the_nearest(executor):
         ("past_key_0", torch.zeros(1, 4, 8, 8), r"\(batch, 2, capacity, 8\)"),
         ("past_value_2", torch.zeros(1, 2, 8, 16), r"\(batch, 2, capacity, 8\)"),
         ("logits", torch.zeros(1, 1, VOCAB_SIZE + 1), "num_logits, 97"),
-        ("input_ids", torch.zeros(1, 2, dtype=torch.int64, device="meta"), "is on meta; the engine runs on cpu"),
+        ("input_ids", torch.zeros(1, 2, dtype=torch.int64, device="meta"), "is on meta; the engine runs on c"),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_refused(executor, name, tensor, message):
+    if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu":
+        tensor = tensor.to(executor.device)
     with pytest.raises(RequestError, match=message):
         executor.bind(name, tensor)
 
@@ -177,11 +169,11 @@ def test_a_run_with_something_unbound_names_it(fresh):
 def test_sizes_that_disagree_are_refused(executor):
     tensors = bindings(executor)
     bind_all(executor, tensors)
-    executor.bind("write_indices", torch.zeros(3, dtype=torch.int64))
+    executor.bind("write_indices", torch.zeros(3, dtype=torch.int64, device=executor.device))
     with pytest.raises(RequestError, match="'write_indices' has batch 3, but 'input_ids' has 2"):
         executor.run()
     bind_all(executor, tensors)
-    executor.bind("past_key_1", torch.zeros(2, 2, 9, 8))
+    executor.bind("past_key_1", torch.zeros(2, 2, 9, 8, device=executor.device))
     with pytest.raises(RequestError, match="has capacity 9"):
         executor.run()
     bind_all(executor, tensors)
@@ -201,7 +193,7 @@ def test_sizes_that_disagree_are_refused(executor):
 )
 def test_values_out_of_range_are_refused_before_anything_is_written(executor, changes, message):
     tensors = bindings(executor)
-    tensors |= {name: torch.tensor(values) for name, values in changes.items()}
+    tensors |= {name: torch.tensor(values, device=executor.device) for name, values in changes.items()}
     bind_all(executor, tensors)
     with pytest.raises(RequestError, match=message):
         executor.run()
@@ -240,7 +232,7 @@ def test_an_output_that_aliases_needs_its_inputs_memory(executor):
     bind_all(executor, tensors)
     executor.bind("present_key_0", tensors["past_key_0"])
     with pytest.raises(RequestError, match="shares the memory of 'past_key_0'"):
-        executor.bind("present_key_0", torch.zeros(2, 2, 8, 8))
+        executor.bind("present_key_0", torch.zeros(2, 2, 8, 8, device=executor.device))
 
 
 def test_a_refused_binding_leaves_the_old_one(executor):

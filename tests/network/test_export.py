@@ -277,7 +277,9 @@ def test_float16_networks_keep_their_type(tmp_path):
 
 def test_what_the_exporter_says_is_logged_and_not_printed(capfd):
     lines: list[tuple[str, str]] = []
-    export_network(CONFIGS["gpt2"].replace(num_hidden_layers=1), capacity=12, log=lambda level, text: lines.append((level, text)))
+    export_network(
+        CONFIGS["gpt2"].replace(num_hidden_layers=1), capacity=12, log=lambda level, text: lines.append((level, text))
+    )
     assert capfd.readouterr() == ("", "")
     assert all(level in ("debug", "info", "warning") for level, _ in lines)
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-
 from tests.backends.models import checkpoint_of, random_model
+
 from trtbench_lab.checkpoint import open_checkpoint
 from trtbench_lab.network.decoder import Decoder
 from trtbench_lab.network.loading import assign_tensors

@@ -7,15 +7,18 @@ from ..network.decoder import check_supported
 from ..quantization.weight_only import scheme_from_config
 from ..specs import BuildConfig, ModelConfig, PluginConfig
 
-# Options that only TensorRT's builder has: field → what it would have been for.
-_TENSORRT_ONLY = {
-    "weight_streaming": "streams weights from host memory",
-    "strip_plan": "leaves weights out of the engine",
-    "refit": "lets weights be replaced later",
-    "timing_cache": "keeps kernel timings",
-    "enable_debug_output": "gives intermediate tensors",
+# Options that mean nothing here: field → why.
+_WITHOUT_EFFECT = {
+    "weight_streaming": "weights stream from host memory in the tensorrt backend only",
+    "strip_plan": "engines without weights are the tensorrt backend's",
+    "refit": "weights are replaced later in the tensorrt backend only",
+    "timing_cache": "kernels are timed by the tensorrt backend only",
+    "enable_debug_output": "intermediate tensors are given by the tensorrt backend only",
+    "profiling_verbosity": "the engine always keeps its layers' names",
+    "max_num_tokens": "it bounds packed input, and this engine's input is padded",
+    "max_prompt_embedding_table_size": "prompt tuning is not executed by this version",
+    "strongly_typed": "weak typing no longer exists, in TensorRT 11 either",
 }
-_ON = ("enable", "auto", True)
 
 
 def resolve_without_plugins(
@@ -44,30 +47,16 @@ def resolve_without_plugins(
         scheme_from_config(model_config.quantization)
     except SpecError as error:
         raise BuildError(error.what, where=error.where, remedy=error.remedy) from error
-    resolved, notes = build_config.resolved(model_config)
-    dtype, dtype_note = _compute_dtype(model_config, build_config, compute_dtypes, reason)
-    notes += dtype_note
+    dtype, notes = _compute_dtype(model_config, build_config, compute_dtypes, reason)
     plugins, plugin_notes = _plugins(build_config.plugin_config, backend)
-    notes += plugin_notes
     changes: dict[str, object] = {"backend": backend, "compute_dtype": dtype, "plugin_config": plugins}
     defaults = BuildConfig()
-    for name, purpose in _TENSORRT_ONLY.items():
+    for name, reason_why in _WITHOUT_EFFECT.items():
         if getattr(build_config, name) != getattr(defaults, name):
             changes[name] = getattr(defaults, name)
-            notes.append(f"{name} has no effect: it {purpose}, in the tensorrt backend only.")
-    if build_config.profiling_verbosity != defaults.profiling_verbosity:
-        changes["profiling_verbosity"] = defaults.profiling_verbosity
-        notes.append(f"profiling_verbosity has no effect: the {backend} engine always keeps its layers' names.")
-    if build_config.max_num_tokens is not None:
-        changes["max_num_tokens"] = None
-        notes.append("max_num_tokens has no effect: it bounds packed input, and this engine's input is padded.")
-    if build_config.max_prompt_embedding_table_size:
-        changes["max_prompt_embedding_table_size"] = 0
-        notes.append("max_prompt_embedding_table_size has no effect: prompt tuning is not executed by this version.")
-    if not build_config.strongly_typed:
-        changes["strongly_typed"] = True
-        notes.append("strongly_typed stays on: weak typing no longer exists, in TensorRT 11 either.")
-    return resolved.replace(**changes), notes
+            notes.append(f"{name} has no effect: {reason_why}.")
+    resolved, length_notes = build_config.replace(**changes).resolved(model_config)
+    return resolved, [*length_notes, *notes, *plugin_notes]
 
 
 def _compute_dtype(

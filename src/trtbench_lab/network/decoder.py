@@ -20,7 +20,7 @@ from .embedding import Embedding
 from .linear import Linear
 from .mlp import ACTIVATIONS, Mlp
 from .norm import NORMS
-from .rotary import rotary_tables
+from .rotary import inverse_frequencies, rotary_tables
 from .signature import kv_heads_per_rank
 
 POSITIONS = ("learned_absolute", "rope_gpt_neox", "rope_gptj")
@@ -214,6 +214,8 @@ def check_supported(config: ModelConfig) -> None:
             where="position_embedding_type",
             remedy=f"Supported: {', '.join(POSITIONS)}.",
         )
+    if config.uses_rope:
+        inverse_frequencies(config.rotary_dim, config.rotary_base, config.rotary_scaling)
     if config.hidden_act not in ACTIVATIONS:
         raise SpecError(
             f"The activation {config.hidden_act!r} is not supported.",

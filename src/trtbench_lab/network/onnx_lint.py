@@ -138,7 +138,9 @@ class _Linter:
         self, node: onnx.NodeProto, function: onnx.FunctionProto, site: Site, depth: int
     ) -> Iterator[Finding]:
         if depth >= MAX_FUNCTION_DEPTH:
-            yield Finding("functions", node.name, f"functions are nested deeper than {MAX_FUNCTION_DEPTH}", "Inline them.")
+            yield Finding(
+                "functions", node.name, f"functions are nested deeper than {MAX_FUNCTION_DEPTH}", "Inline them."
+            )
             return
         if len(node.input) != len(function.input) or "" in node.input:
             yield Finding(

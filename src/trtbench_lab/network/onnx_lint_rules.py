@@ -124,16 +124,26 @@ def _trt_attention(node: onnx.NodeProto, site: Site) -> Iterator[Finding]:
     attributes = _attributes(node)
     kind = attributes.get("causal_kind", b"none")
     if kind not in (b"none", b"upper_left", b"lower_right"):
-        yield Finding("attention", node.name, f"causal_kind {kind!r} does not exist", "Use none, upper_left or lower_right.")
+        yield Finding(
+            "attention", node.name, f"causal_kind {kind!r} does not exist", "Use none, upper_left or lower_right."
+        )
     if given[3] and kind != b"none":
-        yield Finding("attention", node.name, "a mask and causal_kind exclude each other", "Put causality into the mask.")
+        yield Finding(
+            "attention", node.name, "a mask and causal_kind exclude each other", "Put causality into the mask."
+        )
     if {"scale", "is_causal"} & attributes.keys():
         yield Finding(
-            "attention", node.name, "scale and is_causal are TensorRT 11.0's attributes", "Scale the query before the node."
+            "attention",
+            node.name,
+            "scale and is_causal are TensorRT 11.0's attributes",
+            "Scale the query before the node.",
         )
     if given[5]:
         yield Finding(
-            "attention", node.name, "key lengths read the cache's unused tail on TensorRT 11.1 and 11.2", "Mask explicitly."
+            "attention",
+            node.name,
+            "key lengths read the cache's unused tail on TensorRT 11.1 and 11.2",
+            "Mask explicitly.",
         )
     ranks = {len(info.shape) for name in node.input[:3] if (info := site.known.get(name)) and info.shape is not None}
     if len(ranks) > 1:
@@ -144,9 +154,13 @@ def _cache_update(node: onnx.NodeProto, site: Site) -> Iterator[Finding]:
     past, result = node.input[0], node.output[0]
     attributes = _attributes(node)
     if past not in site.inputs:
-        yield Finding("cache", node.name, f"the cache {past!r} is not an input of the network", "Update the input itself.")
+        yield Finding(
+            "cache", node.name, f"the cache {past!r} is not an input of the network", "Update the input itself."
+        )
     if result not in site.outputs:
-        yield Finding("cache", node.name, f"the result {result!r} is not an output of the network", "Make it an output.")
+        yield Finding(
+            "cache", node.name, f"the result {result!r} is not an output of the network", "Make it an output."
+        )
     if attributes.get("axis", -2) not in (2, -2):
         yield Finding("cache", node.name, "tokens must lie along axis -2", "Keep the cache as (B, H, S, D).")
     if attributes.get("mode", b"linear") != b"linear":
@@ -180,7 +194,9 @@ def _quantize(node: onnx.NodeProto, site: Site) -> Iterator[Finding]:
     if data is None:
         return
     if data.dtype in (TensorProto.UINT4, TensorProto.UINT8, TensorProto.UINT16, TensorProto.INT16):
-        yield Finding("quantization", node.name, "only signed, symmetric 4- and 8-bit integers are read", "Use INT4 or INT8.")
+        yield Finding(
+            "quantization", node.name, "only signed, symmetric 4- and 8-bit integers are read", "Use INT4 or INT8."
+        )
     if len(node.input) > 2 and node.input[2] and node.input[2] not in site.constants:
         yield Finding("quantization", node.name, "zero points must be constant zeros", "Leave the zero point out.")
     if data.dtype != TensorProto.INT4 and data.dtype != TensorProto.INT8:
@@ -192,17 +208,19 @@ def _quantize(node: onnx.NodeProto, site: Site) -> Iterator[Finding]:
     yield from _granularity(node, data, tuple(scale.shape), site)
 
 
-def _granularity(
-    node: onnx.NodeProto, data: TensorInfo, scale: tuple[Any, ...], site: Site
-) -> Iterator[Finding]:
+def _granularity(node: onnx.NodeProto, data: TensorInfo, scale: tuple[Any, ...], site: Site) -> Iterator[Finding]:
     """The parser infers blocks from the scale's shape and reads no block_size."""
     shape: tuple[Any, ...] = data.shape or ()
     blocked = len(scale) == len(shape) and len(scale) > 1
     if data.dtype == TensorProto.INT8:
         if blocked:
-            yield Finding("quantization", node.name, "INT8 has no blocks, only tensors and channels", "Use rows as channels.")
+            yield Finding(
+                "quantization", node.name, "INT8 has no blocks, only tensors and channels", "Use rows as channels."
+            )
         elif len(scale) == 1 and scale[0] not in (1, shape[_attributes(node).get("axis", 1)]):
-            yield Finding("quantization", node.name, f"{scale[0]} scales do not fit shape {shape}", "One scale a channel.")
+            yield Finding(
+                "quantization", node.name, f"{scale[0]} scales do not fit shape {shape}", "One scale a channel."
+            )
         return
     if node.input[0] not in site.constants:
         yield Finding("quantization", node.name, "INT4 is for weights only", "Dequantize an initializer.")
@@ -210,7 +228,9 @@ def _granularity(
         yield Finding("quantization", node.name, "an odd number of 4-bit elements", "Pad the last dimension.")
     differing = [i for i, (size, count) in enumerate(zip(shape, scale, strict=False)) if size != count]
     if not blocked or len(differing) != 1:
-        yield Finding("quantization", node.name, "INT4 needs a scale for each block of one dimension", "Quantize in blocks.")
+        yield Finding(
+            "quantization", node.name, "INT4 needs a scale for each block of one dimension", "Quantize in blocks."
+        )
         return
     size, count = shape[differing[0]], scale[differing[0]]
     if not count or size % count or size // count not in INT4_BLOCKS:

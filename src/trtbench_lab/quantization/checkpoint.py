@@ -95,7 +95,9 @@ def quantize_checkpoint(
         for tensor in tensors:
             module = tensor.name.rpartition(".")[0]
             if tensor.dtype == "int8":
-                content, scale, error = _quantize_whole(read(_plain_weight(tensor, config)), scheme, module, config.dtype)
+                content, scale, error = _quantize_whole(
+                    read(_plain_weight(tensor, config)), scheme, module, config.dtype
+                )
                 errors.append(error)
             elif tensor.name.endswith(scheme.scale_name):
                 content = scale

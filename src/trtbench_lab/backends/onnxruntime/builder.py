@@ -79,7 +79,7 @@ class OnnxRuntimeBuilder:
                 network.write(output_dir / NETWORK_NAME, weights)
             report.check_cancelled()
         with report.phase("lower network"):
-            lower_for_onnxruntime(network, int8_activations=uses_int8_activations(build_config))
+            lower_for_onnxruntime(network, int8_activations=fast(build_config))
         path = output_dir / engine_file_name(rank)
         with report.phase("write engine"):
             network.write(path, weights, each=report.check_cancelled)
@@ -105,8 +105,7 @@ class OnnxRuntimeBuilder:
         return self._load(path, engine_config.pretrained_config, engine_config.build_config)
 
     def _load(self, path: Path, config: ModelConfig, build_config: BuildConfig) -> OnnxRuntimeExecutor:
-        quantized = config.quantization.quant_algo is not None
-        session = open_session(path, opt_level=build_config.opt_level, packs_weights=quantized)
+        session = open_session(path, opt_level=build_config.opt_level, packs_weights=fast(build_config))
         data = path.with_name(f"{path.name}.data")
         return OnnxRuntimeExecutor(
             session,
@@ -117,14 +116,14 @@ class OnnxRuntimeBuilder:
         )
 
 
-def uses_int8_activations(build_config: BuildConfig) -> bool:
-    """Whether weight-only layers round their inputs to 8 bits; levels 0 and 1 keep the definition's arithmetic."""
+def fast(build_config: BuildConfig) -> bool:
+    """Whether the engine trades memory and the last bits of weight-only products for speed: levels 2 and above."""
     return build_config.opt_level >= 2
 
 
 def weight_only_note(build_config: BuildConfig) -> str:
     """Say how weight-only layers are computed."""
-    if uses_int8_activations(build_config):
+    if fast(build_config):
         return (
             "Weight-only layers run as MatMulNBits, which rounds each block of activations to 8 bits; "
             "opt_level 0 or 1 keeps float32 activations and is slower."

@@ -36,8 +36,9 @@ def open_session(path: Path, *, opt_level: int, packs_weights: bool, profile_pre
     opt_level
         0 … 5, as built.
     packs_weights
-        True lets kernels rearrange weights into memory of their own, which weight-only products need. False leaves
-        weights where they are, in pages of the file: loading takes 0.1 s and no memory instead of 0.8 s and a copy.
+        True lets kernels rearrange weights into memory of their own (and let go of the file's pages): prompts run up to
+        1.7 × and tokens 1.05 × as fast, weight-only products far more. False leaves weights in pages of the file, where
+        processes share them and loading 0.5 GB takes 0.02 s instead of 0.4 s.
     profile_prefix
         Where to write a profile of every node; None writes none.
 

@@ -7,21 +7,37 @@ import torch
 
 from ...network.export import ExportedNetwork
 from ...network.initializers import Initializer, Weights, tensor_of
+from .graph_edits import MICROSOFT_DOMAIN, replace_node
 
-MICROSOFT_DOMAIN = "com.microsoft"
 MAX_BLOCK = 128
+"""Elements of a block where the scheme has none: the kernels take 16 to 256, and longer blocks have fewer scales."""
 EXACT, INT8_ACTIVATIONS = 1, 4
+"""`accuracy_level` of float32 and of int8 arithmetic."""
 
 
 def lower_weight_only(node: ir.Node, network: ExportedNetwork, *, int8_activations: bool) -> None:
-    from .lowering import replace_node
+    """Put `MatMulNBits` in the place of a weight-only node.
 
+    The checkpoint's bytes stay as they are but for the offset that makes signed integers unsigned; a scale a channel is
+    repeated for each block of `MAX_BLOCK` (3 to 6 % more bytes).
+
+    Parameters
+    ----------
+    node
+        A node of the portable network.
+    network
+        The network it stands in, not yet written.
+    int8_activations
+        True: the kernel rounds each block of inputs to 8 bits and multiplies integers. On GPT-2 124M that takes a step
+        from 4.7 to 1.8 ms with 4-bit weights; the logits then differ from the definition's by about as much as 8-bit
+        weights differ from float ones (1-2 % of the range on random models). False: the definition, in float32.
+    """
     module = node.inputs[1].name.removesuffix(".weight")
     linear = network.quantized[module]
     scheme, out_features, in_features = linear.scheme, linear.out_features, linear.in_features
     assert scheme is not None, f"{module} is not quantized"  # noqa: S101
     x = node.inputs[0]
-    block = scheme.group_size or MAX_BLOCK
+    block = scheme.group_size or min(MAX_BLOCK, max(16, 1 << (in_features - 1).bit_length()))
     blocks = -(-in_features // block)
     block_bytes = block * scheme.bits // 8
     flip = 0x80 if scheme.bits == 8 else 0x88
@@ -49,7 +65,6 @@ def lower_weight_only(node: ir.Node, network: ExportedNetwork, *, int8_activatio
         value = ir.Value(name=name, shape=ir.Shape(content.shape), type=ir.TensorType(content.dtype))
         network.model.graph.initializers[name] = value
         values.append(value)
-    network.model.opset_imports[MICROSOFT_DOMAIN] = 1
     attributes = {
         "K": in_features,
         "N": out_features,
