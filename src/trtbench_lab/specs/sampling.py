@@ -70,7 +70,9 @@ class SamplingConfig(Spec):
         default=0.0, help="Subtracted once from the logits of tokens seen before.", group="penalties"
     )
     frequency_penalty: float = option(
-        default=0.0, help="Subtracted from a token's logit as often as it was generated.", group="penalties"
+        default=0.0,
+        help="Subtracted from a token's logit as often as it occurred, the prompt included.",
+        group="penalties",
     )
     stop_words: tuple[tuple[int, ...], ...] = option(
         default=(), help="Token sequences that end generation.", command_line=False, group="length"
