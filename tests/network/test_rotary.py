@@ -61,22 +61,20 @@ def test_llama3_keeps_fast_pairs_and_stretches_slow_ones():
 
 
 def test_rotation_by_halves_is_llamas():
-    x = torch.randn(2, 5, 3 * 16, generator=torch.Generator().manual_seed(0))
+    heads = torch.randn(2, 3, 5, 16, generator=torch.Generator().manual_seed(0))
     cos, sin = rotary_tables(16, 10000.0, None, 8)
     positions = torch.tensor([[0, 1, 2, 3, 4], [3, 4, 5, 6, 7]])
-    got = ops.rotary_embedding(x, cos[positions], sin[positions], 3, False)
-    heads = x.view(2, 5, 3, 16).transpose(1, 2)
+    got = ops.rotary_embedding(heads, cos[positions], sin[positions], False)
     both = torch.cat((cos, cos), -1)[positions], torch.cat((sin, sin), -1)[positions]
     expected, _ = rotate_llama(heads, heads, *both)
-    torch.testing.assert_close(got, expected.transpose(1, 2).flatten(2), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_interleaved_rotation_of_a_part_is_gptjs():
-    x = torch.randn(1, 4, 2 * 12, generator=torch.Generator().manual_seed(0))
+    heads = torch.randn(1, 2, 4, 12, generator=torch.Generator().manual_seed(0))
     cos, sin = rotary_tables(8, 10000.0, None, 4)  # 8 of 12 elements of each head are turned
-    got = ops.rotary_embedding(x, cos[None], sin[None], 2, True).view(1, 4, 2, 12)
-    heads = x.view(1, 4, 2, 12)
-    expected = rotate_gptj(heads[..., :8], sin[None], cos[None])
+    got = ops.rotary_embedding(heads, cos[None], sin[None], True)
+    expected = rotate_gptj(heads[..., :8].transpose(1, 2), sin[None], cos[None]).transpose(1, 2)
     torch.testing.assert_close(got[..., :8], expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(got[..., 8:], heads[..., 8:])
 

@@ -58,13 +58,16 @@ class Attention(nn.Module):
     def forward(
         self, x: torch.Tensor, step: StepContext, past_key: torch.Tensor, past_value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        sizes = [heads * self.head_size for heads in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
-        query, key, value = ops.split_last(self.qkv(x), sizes)  # (B, T, H · D) each
-        if step.cos is not None and step.sin is not None:
-            query = ops.rotary_embedding(query, step.cos, step.sin, self.num_heads, self.interleaved)
-            key = ops.rotary_embedding(key, step.cos, step.sin, self.num_kv_heads, self.interleaved)
-        key = ops.kv_cache_update(past_key, ops.split_heads(key, self.num_kv_heads), step.write_indices)
-        value = ops.kv_cache_update(past_value, ops.split_heads(value, self.num_kv_heads), step.write_indices)
-        query = ops.split_heads(query * self.query_scale, self.num_heads)
-        context = ops.attention(query, key, value, step.mask)  # (B, H, T, D)
+        heads, kv_heads = self.num_heads, self.num_kv_heads
+        # One reshape for all three, and one rotation for two of them: nodes of a decode step cost more than their work.
+        packed = ops.split_heads(self.qkv(x), heads + 2 * kv_heads)  # (B, H, T, D)
+        if step.cos is None or step.sin is None:
+            query, key, value = ops.split(packed, [heads, kv_heads, kv_heads], 1)
+        else:
+            turned, value = ops.split(packed, [heads + kv_heads, kv_heads], 1)
+            turned = ops.rotary_embedding(turned, step.cos, step.sin, self.interleaved)
+            query, key = ops.split(turned, [heads, kv_heads], 1)
+        key = ops.kv_cache_update(past_key, key, step.write_indices)
+        value = ops.kv_cache_update(past_value, value, step.write_indices)
+        context = ops.attention(query * self.query_scale, key, value, step.mask)  # (B, H, T, D)
         return self.dense(ops.merge_heads(context)), key, value

@@ -23,13 +23,13 @@ TENSORRT_DOMAIN = "trtbench.trt"
 _library = Library(LIBRARY, "FRAGMENT")
 for _schema in (
     "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
-    "split_last(Tensor x, int[] sizes) -> Tensor[]",
+    "split(Tensor x, int[] sizes, int dim) -> Tensor[]",
     "split_heads(Tensor x, int num_heads) -> Tensor",
     "merge_heads(Tensor x) -> Tensor",
     "select_tokens(Tensor x, Tensor indices) -> Tensor",
     "token_positions(Tensor tokens, Tensor write_indices) -> Tensor",
     "visible_keys(Tensor positions, Tensor past_key, int? window) -> Tensor",
-    "rotary_embedding(Tensor x, Tensor cos, Tensor sin, int num_heads, bool interleaved) -> Tensor",
+    "rotary_embedding(Tensor x, Tensor cos, Tensor sin, bool interleaved) -> Tensor",
     "rms_norm(Tensor x, Tensor weight, float epsilon) -> Tensor",
 ):
     _library.define(_schema)
@@ -42,11 +42,11 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     return F.linear(x, weight, bias)
 
 
-def split_last(x: torch.Tensor, sizes: Sequence[int]) -> Sequence[torch.Tensor]:
-    """Cut the last dimension into parts of the given sizes."""
+def split(x: torch.Tensor, sizes: Sequence[int], dim: int) -> Sequence[torch.Tensor]:
+    """Cut dimension `dim` into parts of the given sizes."""
     if torch.compiler.is_exporting():
-        return torch.ops.trtbench.split_last(x, list(sizes))
-    return x.split(list(sizes), dim=-1)
+        return torch.ops.trtbench.split(x, list(sizes), dim)
+    return x.split(list(sizes), dim=dim)
 
 
 def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -159,35 +159,30 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask:
     return out.reshape(batch, heads, length, size)
 
 
-def rotary_embedding(
-    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, num_heads: int, interleaved: bool
-) -> torch.Tensor:
+def rotary_embedding(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
     """Rotate the first ``2 · R`` elements of each head by its position's angles.
 
     Parameters
     ----------
     x
-        (B, T, num_heads · D).
+        (B, H, T, D).
     cos, sin
         (B, T, R), of each token's own position.
-    num_heads
-        Heads in the last dimension of `x`.
     interleaved
         True pairs elements (2i, 2i+1), as GPT-J; False pairs (i, i+R), as GPT-NeoX and LLaMA.
     """
     if torch.compiler.is_exporting():
-        return torch.ops.trtbench.rotary_embedding(x, cos, sin, num_heads, interleaved)
-    heads = x.unflatten(-1, (num_heads, -1))  # (B, T, H, D)
+        return torch.ops.trtbench.rotary_embedding(x, cos, sin, interleaved)
     half = cos.shape[-1]
-    c, s = cos[:, :, None], sin[:, :, None]  # (B, T, 1, R)
-    turned, rest = heads[..., : 2 * half], heads[..., 2 * half :]
+    c, s = cos[:, None], sin[:, None]  # (B, 1, T, R)
+    turned, rest = x[..., : 2 * half], x[..., 2 * half :]
     if interleaved:
         first, second = turned[..., 0::2], turned[..., 1::2]
         turned = torch.stack((first * c - second * s, second * c + first * s), -1).flatten(-2)
     else:
         first, second = turned[..., :half], turned[..., half:]
         turned = torch.cat((first * c - second * s, second * c + first * s), -1)
-    return (turned if rest.shape[-1] == 0 else torch.cat((turned, rest), -1)).flatten(-2)
+    return turned if rest.shape[-1] == 0 else torch.cat((turned, rest), -1)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -207,9 +202,10 @@ def _(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-@register_fake(f"{LIBRARY}::split_last", lib=_library)
-def _(x: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
-    return [x.new_empty((*x.shape[:-1], size)) for size in sizes]
+@register_fake(f"{LIBRARY}::split", lib=_library)
+def _(x: torch.Tensor, sizes: Sequence[int], dim: int) -> list[torch.Tensor]:
+    shape = list(x.shape)
+    return [x.new_empty((*shape[:dim], size, *shape[dim + 1 :])) for size in sizes]
 
 
 @register_fake(f"{LIBRARY}::split_heads", lib=_library)
@@ -241,7 +237,7 @@ def _(positions: torch.Tensor, past_key: torch.Tensor, window: int | None) -> to
 
 
 @register_fake(f"{LIBRARY}::rotary_embedding", lib=_library)
-def _(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, num_heads: int, interleaved: bool) -> torch.Tensor:
+def _(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
     return torch.empty_like(x)
 
 

@@ -49,16 +49,12 @@ def _lower_cache_update(node: ir.Node, network: ExportedNetwork) -> None:
 
 
 def _lower_attention(node: ir.Node, network: ExportedNetwork) -> None:
-    """Use the standard op, and let it scale the queries itself where they are scaled just before."""
+    """Use the standard op, and let it scale the queries itself, which saves a pass over them."""
     query, *others = node.inputs
-    scale = 1.0
-    # The query comes through Mul → Reshape → Transpose; without the Mul one pass over it is saved.
-    reshape = _producer(_producer(query, "Transpose").inputs[0], "Reshape")
-    multiply = _producer(reshape.inputs[0], "Mul")
+    multiply = _producer(query, "Mul")
     factor = _producer(multiply.inputs[1], "Constant")
     scale = float(factor.attributes["value"].as_tensor().numpy())
-    reshape.replace_input_with(0, multiply.inputs[0])
-    _replace(node, "Attention", [query, *others], {"scale": scale})
+    _replace(node, "Attention", [multiply.inputs[0], *others], {"scale": scale})
 
 
 def _store_transposed(node: ir.Node, network: ExportedNetwork) -> None:
