@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Public name → the module that defines it. This table is the package's public surface.
 _PUBLIC: dict[str, str] = {
     "AutoModelForCausalLM": "models",
+    "GPTBigCodeForCausalLM": "models",
     "GPTForCausalLM": "models",
     "LLaMAForCausalLM": "models",
     "QWenForCausalLM": "models",

@@ -14,19 +14,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
-from .checkpoint.blocks import BlockBuffers, raw_bytes, stored_blocks
-from .checkpoint.conversion import config_from_source, rank_tensor
-from .checkpoint.layout import expected_tensors, rank_name, rank_slice, rank_tensors, whole_tensors
-from .checkpoint.matching import match_source
-from .checkpoint.parts import save_rank
-from .checkpoint.reader import open_checkpoint
-from .checkpoint.source import MemorySource, TensorSource
-from .errors import CheckpointError, IntakeError, SpecError
-from .families import Family, family_for_architecture, family_for_hf
-from .specs import Mapping, ModelConfig, QuantConfig
+from ..checkpoint.conversion import config_from_source
+from ..checkpoint.layout import expected_tensors
+from ..checkpoint.parts import save_rank
+from ..checkpoint.reader import open_checkpoint
+from ..checkpoint.source import MemorySource, TensorSource
+from ..errors import CheckpointError, IntakeError, SpecError
+from ..families import Family, family_for_architecture, family_for_hf
+from ..specs import Mapping, ModelConfig, QuantConfig
+from .weights import open_source, rank_weights, stored
 
 if TYPE_CHECKING:
-    from .quantization import QuantizeReport, WeightOnlyScheme
+    from ..quantization import QuantizeReport
 
 
 class CausalLM:
@@ -112,7 +111,7 @@ class CausalLM:
         QuantizationError
             When it cannot be quantized as asked.
         """
-        source = _open_source(hf_model_or_dir, trust_remote_code)
+        source = open_source(hf_model_or_dir, trust_remote_code)
         family = family_for_hf(source.config, where=str(source.directory / "config.json"))
         cls._check_family(family, str(source.directory))
         config = config_from_source(
@@ -121,7 +120,7 @@ class CausalLM:
             embedding_sharding_dim=embedding_sharding_dim, share_embedding_table=share_embedding_table,
         )  # fmt: skip
         model = cls(config)
-        model.weights = _read_rank(source, config, family)
+        model.weights = rank_weights(source, config, family)
         model._origin = source
         model.source_dir = None if isinstance(source, MemorySource) else source.directory
         return model
@@ -162,7 +161,7 @@ class CausalLM:
                 where="weights",
                 remedy="Give the tensors that expected_tensors(config, mapping) names.",
             )
-        self.weights = {name: _stored(name, weights[name], shape, dtype) for name, (shape, dtype) in expected.items()}
+        self.weights = {name: stored(name, weights[name], shape, dtype) for name, (shape, dtype) in expected.items()}
         self._origin = self.source_dir = None
 
     def save_checkpoint(self, output_dir: Path | str, save_config: bool = True, *, overwrite: bool = False) -> None:
@@ -222,8 +221,8 @@ class CausalLM:
         QuantizationError
             For algorithms that this version does not execute.
         """
-        from .intake.huggingface import open_hf_folder
-        from .quantization import quantize_checkpoint
+        from ..intake.huggingface import open_hf_folder
+        from ..quantization import quantize_checkpoint
 
         if mapping is not None and mapping.rank != 0:
             raise SpecError(
@@ -293,7 +292,7 @@ class LLaMAForCausalLM(CausalLM):
         IntakeError
             A damaged or incomplete folder, or parameters of another architecture.
         """
-        from .intake.meta import open_meta_folder
+        from ..intake.meta import open_meta_folder
 
         source = open_meta_folder(meta_ckpt_dir, max_position_embeddings=max_position_embeddings)
         return cls.from_hugging_face(source, dtype, mapping, quant_config, **options)
@@ -328,7 +327,7 @@ class AutoModelForCausalLM(CausalLM):
     @classmethod
     def from_hugging_face(cls, hf_model_or_dir: Any, *args: Any, **options: Any) -> Any:
         """Read a model of any family; the parameters are those of `CausalLM.from_hugging_face`."""
-        source = _open_source(hf_model_or_dir, bool(options.get("trust_remote_code", False)))
+        source = open_source(hf_model_or_dir, bool(options.get("trust_remote_code", False)))
         family = family_for_hf(source.config, where=str(source.directory / "config.json"))
         return class_for(family).from_hugging_face(source, *args, **options)
 
@@ -343,80 +342,3 @@ def class_for(family: Family) -> type[CausalLM]:
     """Return the most particular class of a family; `CausalLM` for one that has none of its own."""
     own = [cls for cls in CausalLM.__subclasses__() if cls.families and family.name in cls.families]
     return min(own, key=lambda cls: len(cls.families or ()), default=CausalLM)
-
-
-def _open_source(hf_model_or_dir: Any, trust_remote_code: bool) -> TensorSource:
-    if isinstance(hf_model_or_dir, str | Path):
-        from .intake.huggingface import open_hf_folder
-
-        return open_hf_folder(hf_model_or_dir, trust_remote_code=trust_remote_code)
-    if hasattr(hf_model_or_dir, "state_dict") and hasattr(hf_model_or_dir, "config"):
-        tensors = {name: tensor.detach().cpu() for name, tensor in hf_model_or_dir.state_dict().items()}
-        return MemorySource(hf_model_or_dir.config.to_dict(), tensors)
-    if hasattr(hf_model_or_dir, "names") and hasattr(hf_model_or_dir, "tensor"):
-        return hf_model_or_dir
-    raise IntakeError(
-        f"A model is read from a folder or from a model of transformers, not from {type(hf_model_or_dir).__name__}.",
-        where="hf_model_or_dir",
-        remedy="Give the path of a local Hugging Face folder.",
-    )
-
-
-def _read_rank(source: TensorSource, config: ModelConfig, family: Family) -> dict[str, torch.Tensor]:
-    """Return one rank's tensors; quantized ones are quantized whole and cut afterwards, as in a whole checkpoint."""
-    from .quantization.weight_only import scheme_from_config
-
-    scheme = scheme_from_config(config.quantization)
-    held = rank_tensors(config, config.mapping)
-    matched = match_source(source, config, family)
-    if scheme is None:
-        return {
-            rank_name(tensor, config, config.mapping): rank_tensor(source, tensor, matched, config, config.mapping)
-            for tensor in held
-        }
-    from .quantization.joining import part_of
-
-    plain = config.replace(quantization=QuantConfig())
-    unquantized = {tensor.name: tensor for tensor in whole_tensors(plain)}
-    weights: dict[str, torch.Tensor] = {}
-    scales = torch.empty(0)
-    for tensor in held:
-        if tensor.dtype == "int8":
-            whole = rank_tensor(source, unquantized[tensor.name], matched, plain, Mapping())
-            content, scales = _quantized(whole, scheme, tensor.name)
-            content = part_of(content, rank_slice(tensor, config, config.mapping))
-        elif tensor.name.endswith(scheme.scale_name):  # follows the weight it belongs to
-            content = part_of(scales, rank_slice(tensor, config, config.mapping))
-        else:
-            content = rank_tensor(source, unquantized[tensor.name], matched, plain, config.mapping)
-        weights[rank_name(tensor, config, config.mapping)] = content.contiguous()
-    return weights
-
-
-def _quantized(
-    weight: torch.Tensor, scheme: WeightOnlyScheme, name: str, rows: int = 4096
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantize in blocks of rows, which are independent of each other: the float copies stay small."""
-    from .quantization.weight_only import quantize
-
-    blocks = [quantize(block, scheme, name=name) for block in weight.split(rows)]
-    return torch.cat([packed for packed, _ in blocks]), torch.cat([scales for _, scales in blocks])
-
-
-def _stored(name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
-    """Return a tensor in its stored type, checked."""
-    target = getattr(torch, dtype)
-    if tuple(tensor.shape) != shape or tensor.is_floating_point() != target.is_floating_point:
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise CheckpointError(
-            f"The tensor is {kind} {tuple(tensor.shape)} and must be {dtype} {shape}.",
-            where=name,
-            remedy="The weights belong to another configuration.",
-        )
-    stored = torch.empty(shape, dtype=target)
-    room, offset = raw_bytes(stored), 0
-    for block in stored_blocks(tensor.detach().cpu(), target, BlockBuffers(), name=name, where="weights"):
-        data = raw_bytes(block)
-        room[offset : offset + len(data)] = data
-        offset += len(data)
-    return stored
