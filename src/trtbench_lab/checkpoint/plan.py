@@ -13,7 +13,9 @@ from .layout import Split, nbytes, rank_name, rank_slice, rank_tensors
 if TYPE_CHECKING:
     from ..specs import ModelConfig
 
-_CELL = "padding:2px 12px 2px 0;border:0;border-bottom:1px solid rgba(127,127,127,.35);white-space:nowrap;text-align:left;"
+_CELL = (
+    "padding:2px 12px 2px 0;border:0;border-bottom:1px solid rgba(127,127,127,.35);white-space:nowrap;text-align:left;"
+)
 
 
 @dataclass(frozen=True)
