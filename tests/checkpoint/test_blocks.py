@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trtbench_lab.checkpoint.blocks import BlockBuffers, read_ahead, stored_blocks
+from trtbench_lab.checkpoint.blocks import BlockBuffers, check_in_order, stored_blocks, touch
 from trtbench_lab.errors import CheckpointError
 
 
@@ -29,63 +25,33 @@ def test_blocks_are_the_tensor_in_the_stored_type(
         "vector": whole[0], "every other": whole[::2],
     }  # fmt: skip
     view = views[form]
-    buffers = BlockBuffers(2, block_bytes)
+    buffers = BlockBuffers(block_bytes)
     joined = torch.cat([block.clone() for block in stored_blocks(view, stored, buffers, name="x")])
     assert torch.equal(joined, view.to(stored))
-
-
-def test_several_blocks_stay_valid_at_once() -> None:
-    turned = torch.arange(64.0).view(8, 8).t()
-    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for block in stored_blocks(turned, torch.float32, BlockBuffers(3, 32), name="x"):
-        kept.append((block, block.clone()))
-        assert all(torch.equal(block, copy) for block, copy in kept[-3:])
-    assert len(kept) == 8
 
 
 def test_a_bad_value_is_found_in_whichever_block_it_lies() -> None:
     values = torch.zeros(64, 8)
     values[61, 3] = float("inf")
-    blocks = stored_blocks(values, torch.float32, BlockBuffers(1, 256), name="the.weight")
+    blocks = stored_blocks(values, torch.float32, BlockBuffers(256), name="the.weight")
     assert len([next(blocks) for _ in range(7)]) == 7  # 8 rows each
     with pytest.raises(CheckpointError, match=r"the\.weight"):
         next(blocks)
 
 
-def test_reading_ahead_keeps_order_and_distance() -> None:
-    made: list[int] = []
-
-    def numbers() -> Iterator[int]:
-        for number in range(20):
-            made.append(number)
-            yield number
-
-    with read_ahead(numbers(), 3) as items:
-        first = next(items)
-        deadline = time.monotonic() + 5
-        while len(made) < 5 and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(0.05)
-        assert len(made) <= 5  # one taken, three waiting, one in hand
-        assert [first, *items] == list(range(20))
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_checking_in_order_finds_any_bad_value_at_any_end(dtype: torch.dtype, value: float) -> None:
+    fault = {"name": "w", "where": "here", "error": CheckpointError}
+    values = torch.randn(700, 900).to(dtype)  # more than one block
+    check_in_order(values, **fault)
+    for place in (0, values.numel() // 2, values.numel() - 1):
+        damaged = values.clone()
+        damaged.view(-1)[place] = value
+        with pytest.raises(CheckpointError, match="here"):
+            check_in_order(damaged, **fault)
 
 
-def test_a_fault_of_the_reader_is_raised_to_the_taker() -> None:
-    def faulty() -> Iterator[int]:
-        yield 1
-        raise KeyError("lost")
-
-    with read_ahead(faulty(), 2) as items:
-        assert next(items) == 1
-        with pytest.raises(KeyError, match="lost"):
-            next(items)
-
-
-def test_the_thread_ends_when_the_taker_gives_up() -> None:
-    def endless() -> Iterator[int]:
-        while True:
-            yield 0
-
-    with read_ahead(endless(), 2) as items:
-        next(items)
-    assert not [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 70000)])
+def test_touching_takes_any_shape(shape: tuple[int, ...]) -> None:
+    touch(torch.zeros(shape))

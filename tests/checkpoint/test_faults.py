@@ -141,7 +141,7 @@ def test_a_disk_that_fails_in_the_middle(
         convert(source, tmp_path / "out", config=config, workers=workers)
     assert ("disk is full" in str(caught.value)) == (number == errno.ENOSPC)
     assert left_over(tmp_path) == []
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("read-ahead", "rank"))]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
 
 
 def test_a_disk_that_is_too_small_is_refused_before_the_first_byte(
@@ -274,7 +274,7 @@ def test_memory_stays_at_a_few_tensors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tp_size: int, workers: int
 ) -> None:
     """50 MB of weights in tensors of at most 1 MB, and blocks of 64 KB, so that blocks do not count."""
-    monkeypatch.setattr(blocks_module.BlockBuffers.__init__, "__defaults__", (1, 1 << 16))
+    monkeypatch.setattr(blocks_module.BlockBuffers.__init__, "__defaults__", (1 << 16,))
     values = gpt2_values(hidden=256, heads=4, layers=16, vocab=64)
     model = write_hf_folder(tmp_path / "model", values, gpt2_tensors(values))
     config = config_from_source(open_hf_folder(model), mapping=Mapping(tp_size=tp_size))

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 from safetensors.torch import load_file
 
-from trtbench_lab.checkpoint.rank_file import RankFile
+from trtbench_lab.checkpoint.rank_file import RankFile, digest_of_rank_file
 from trtbench_lab.checkpoint.safetensors_file import SafetensorsFile, read_metadata
 from trtbench_lab.errors import CheckpointError
-from trtbench_lab.storage import digest_of_file
 
 TENSORS = {
     "a": ((3, 5), "float32"), "b": ((7,), "float16"), "c": ((2, 2), "bfloat16"), "d": ((5, 3), "int8"),
@@ -36,7 +37,15 @@ def test_the_safetensors_library_reads_what_was_written_in_any_order(tmp_path: P
     read = load_file(path)
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[name], tensors[name]) and read[name].dtype == tensors[name].dtype for name in tensors)
-    assert entry == {"bytes": path.stat().st_size, "digest": digest_of_file(path)}
+    assert entry == {"bytes": path.stat().st_size, "digest": digest_of_rank_file(path)}
+    # the digest by its definition: of the header, then of each tensor's digest in the order of the bytes
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    state = xxhash.xxh3_128(content[:end])
+    places = [place["data_offsets"] for name, place in json.loads(content[8:end]).items() if name != "__metadata__"]
+    for start, stop in sorted(places):
+        state.update(xxhash.xxh3_128(content[end + start : end + stop]).digest())
+    assert entry["digest"] == f"xxh3_128_by_tensor:{state.hexdigest()}"
     assert read_metadata(path)["note"] == "ü"
 
 
@@ -88,5 +97,5 @@ def test_missing_doubled_and_short_tensors_are_refused(tmp_path: Path) -> None:
             file.write("a", torch.zeros(3, 5))
         with pytest.raises(CheckpointError, match="takes 14"):
             file.write_blocks("b", iter([torch.zeros(3, dtype=torch.float16)]))
-        with pytest.raises(CheckpointError, match="4 tensors were not written"):
+        with pytest.raises(CheckpointError, match="5 tensors were not written"):
             file.finish()

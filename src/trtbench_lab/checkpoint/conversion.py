@@ -1,4 +1,4 @@
-"""Conversion: a source's tensors stream into the rank files, each read once a rank and never held as a whole."""
+"""Conversion: a source's tensors stream into the rank files, one by one and never the model as a whole."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ import torch
 from ..errors import CheckpointError, IntakeError
 from ..families import family_for_architecture, family_for_hf
 from ..progress import Phase, ProgressSink, phase
-from .blocks import BlockBuffers, raw_bytes, read_ahead, stored_blocks
-from .layout import WholeTensor, check_division, rank_name, rank_slice, rank_tensors
+from .blocks import BlockBuffers, check_in_order, raw_bytes, stored_blocks, touch
+from .layout import WholeTensor, check_division, nbytes, rank_name, rank_slice, rank_tensors, whole_tensors
 from .matching import SourcePart, match_source
 from .reader import rank_file_name
 from .source import TensorSource
-from .writer import CheckpointWriter, RankStopped, checkpoint_writer, rank_bytes, run_ranks
+from .writer import CheckpointWriter, Stopped, checkpoint_writer, rank_bytes, run_all
 
 if TYPE_CHECKING:
     from ..specs import Mapping as RankMapping
     from ..specs import ModelConfig
 
-_AHEAD = 3  # blocks made ready before they are written
+# Threads by default: with two, the pages in hand are at most two source tensors.
+_WORKERS = 2
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ConvertReport:
     seconds
         Wall time.
     workers
-        Ranks written side by side.
+        Threads.
     """
 
     directory: str
@@ -128,8 +129,8 @@ def convert(
 ) -> ConvertReport:
     """Convert a source into a checkpoint folder.
 
-    Tensors are read from the mapped source, checked, cast, cut, hashed and written in small blocks: memory
-    stays at a few blocks and the pages of one source tensor a worker.
+    Tensor by tensor, the mapped source is read, checked, cast, cut, hashed and written to all ranks in blocks of 1.5
+    MB: memory stays at a few blocks and the pages of one source tensor a worker.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ def convert(
     config
         The model, its dtype and its mapping; None takes the source's own for one rank.
     workers
-        Ranks written side by side; None for as many as there are cores, 1 for the least memory.
+        Tensors in hand at the same time, each on a thread of its own; None for two, 1 for the least memory.
     overwrite
         Replace an existing folder as a whole.
     progress
@@ -164,7 +165,7 @@ def convert(
             remedy="Convert without quantization first, then quantize the checkpoint (verb `quantize`).",
         )
     world = config.mapping.world_size
-    workers = min(world, os.cpu_count() or 1) if workers is None else max(1, min(workers, world))
+    workers = min(_WORKERS, os.cpu_count() or 1) if workers is None else max(1, workers)
     with phase("match tensors", progress):
         matched = match_source(source, config, family_for_architecture(config.architecture))
         check_division(config, config.mapping)
@@ -173,7 +174,7 @@ def convert(
     with checkpoint_writer(output_dir, config, source=str(source.directory.absolute()), overwrite=overwrite) as writer:
         with phase("write ranks", progress, total=total, unit="B") as current:
             stream = _Stream(source, config, matched, writer, current)
-            run_ranks(stream.write_rank, world, workers)
+            run_all(stream.write, _by_source(config, matched), workers)
         sizes = tuple((writer.directory / rank_file_name(rank)).stat().st_size for rank in range(world))
         tensors = sum(len(writer.rank(rank).names) for rank in range(world))
     seconds = time.perf_counter() - started
@@ -185,7 +186,7 @@ def convert(
 
 
 class _Stream:
-    """Writes ranks; one fault stops all of them."""
+    """Writes tensor by tensor, each to all ranks that hold a part of it; one fault stops all threads."""
 
     def __init__(
         self,
@@ -196,48 +197,51 @@ class _Stream:
         current: Phase,
     ):
         self.source, self.config, self.matched, self.writer = source, config, matched, writer
-        self._checked: set[tuple[str, int, int]] = set()
+        self.holders: dict[str, list[RankMapping]] = {}
+        for rank in range(config.mapping.world_size):
+            mapping = config.mapping.with_rank(rank)
+            for tensor in rank_tensors(config, mapping):
+                self.holders.setdefault(tensor.name, []).append(mapping)
+        self._checked: set[str] = set()
         self._phase = current
         self._stopped = threading.Event()
+        self._local = threading.local()
 
-    def write_rank(self, rank: int) -> None:
-        """Write one rank: this thread hashes and writes, another makes the blocks ready."""
-        file = self.writer.rank(rank)
-        mapping = self.config.mapping.with_rank(rank)
-        by_name = {rank_name(tensor, self.config, mapping): tensor for tensor in rank_tensors(self.config, mapping)}
-        # one block being made, one being written, the others between the two
-        blocks = self._blocks([by_name[name] for name in file.names], mapping, BlockBuffers(_AHEAD + 2))
+    def write(self, tensors: list[WholeTensor]) -> None:
+        """Write tensors that share their source to every rank that holds a part, then give the source's pages back."""
         try:
-            with read_ahead(blocks, _AHEAD) as ready:
-                for name in file.names:
-                    file.write_blocks(name, self._counted(ready, f"rank {rank}: {name}"))
-                    # only now: blocks may be views of the mapped source, and writing them touches its pages again
-                    for part in self.matched[by_name[name].name]:
-                        self.source.release(part.name)
-            self.writer.finish_rank(rank)
+            for tensor in tensors:
+                for mapping in self.holders[tensor.name]:
+                    self._write_part(tensor, mapping)
         except BaseException:
             self._stopped.set()
             raise
+        for part in {part.name for tensor in tensors for part in self.matched[tensor.name]}:
+            self.source.release(part)
 
-    def _blocks(
-        self, tensors: list[WholeTensor], mapping: RankMapping, buffers: BlockBuffers
-    ) -> Iterator[torch.Tensor | None]:
-        """Blocks of one tensor after the other, None after each."""
-        for tensor in tensors:
-            yield from rank_blocks(
-                self.source, tensor, self.matched, self.config, mapping, buffers, checked=self._checked
-            )
-            yield None
+    def _write_part(self, tensor: WholeTensor, mapping: RankMapping) -> None:
+        buffers = self._local.__dict__.setdefault("buffers", BlockBuffers())
+        name = rank_name(tensor, self.config, mapping)
+        blocks = rank_blocks(self.source, tensor, self.matched, self.config, mapping, buffers, checked=self._checked)
+        self.writer.rank(mapping.rank).write_blocks(name, self._counted(blocks, f"rank {mapping.rank}: {name}"))
 
-    def _counted(self, ready: Iterator[torch.Tensor | None], message: str) -> Iterator[torch.Tensor]:
-        """The blocks up to the next None."""
-        for block in ready:
-            if block is None:
-                return
+    def _counted(self, blocks: Iterator[torch.Tensor], message: str) -> Iterator[torch.Tensor]:
+        for block in blocks:
             if self._stopped.is_set():
-                raise RankStopped
+                raise Stopped
             yield block
             self._phase.advance(block.nbytes, message)
+
+
+def _by_source(config: ModelConfig, matched: Mapping[str, tuple[SourcePart, ...]]) -> list[list[WholeTensor]]:
+    """Return the tensors in groups that are made from the same source tensors (a tied table and its head).
+
+    The largest group comes first, so that the threads end together.
+    """
+    groups: dict[frozenset[str], list[WholeTensor]] = {}
+    for tensor in whole_tensors(config):
+        groups.setdefault(frozenset(part.name for part in matched[tensor.name]), []).append(tensor)
+    return sorted(groups.values(), key=lambda group: -sum(nbytes(tensor.shape, tensor.dtype) for tensor in group))
 
 
 def rank_blocks(
@@ -248,12 +252,12 @@ def rank_blocks(
     mapping: RankMapping,
     buffers: BlockBuffers,
     *,
-    checked: set[tuple[str, int, int]],
+    checked: set[str],
 ) -> Iterator[torch.Tensor]:
     """Yield what a rank holds of a whole tensor, as contiguous blocks of its stored type, top to bottom.
 
-    `checked` collects the parts (source tensor, rows) that have passed as a whole: a table that several ranks hold, or
-    that is both embedding and head, is checked once.
+    `checked` collects the source tensors that have passed as a whole: a table that several ranks hold, or that is
+    both embedding and head, is checked once.
     """
     dtype = getattr(torch, tensor.dtype)
     cut = rank_slice(tensor, config, mapping)
@@ -262,16 +266,21 @@ def rank_blocks(
             low, high = max(start, piece.start), min(end, piece.end)
             if low >= high:
                 continue
-            key = (piece.name, piece.start, piece.end)
-            rows = piece.rows(source)[low - piece.start : high - piece.start]
+            given = source.tensor(piece.name)
+            faults: dict[str, Any] = {"name": piece.name, "where": str(source.directory), "error": IntakeError}
+            if piece.part.transform is not None and given.is_contiguous():
+                if piece.name in checked:
+                    touch(given)
+                else:
+                    check_in_order(given, **faults)
+                    checked.add(piece.name)
+            rows = piece.rows_of(given)[low - piece.start : high - piece.start]
             if cut.columns is not None:
                 rows = rows[:, cut.columns[0] : cut.columns[1]]
-            yield from stored_blocks(
-                rows, dtype, buffers,
-                name=piece.name, where=str(source.directory), error=IntakeError, check=key not in checked,
-            )  # fmt: skip
-            if cut.columns is None and (low, high) == (piece.start, piece.end):
-                checked.add(key)
+            check = piece.name not in checked or torch.finfo(dtype).max < torch.finfo(given.dtype).max
+            yield from stored_blocks(rows, dtype, buffers, check=check, **faults)
+            if rows.shape == given.shape and piece.part.transform is None:
+                checked.add(piece.name)
     if cut.padding:
         yield torch.zeros(cut.padding, *cut.shape[1:], dtype=dtype)
 

@@ -36,9 +36,8 @@ class SourcePart:
     start: int
     end: int
 
-    def rows(self, source: TensorSource) -> torch.Tensor:
-        """Return the rows, as a view of the source's tensor where that is possible."""
-        tensor = source.tensor(self.name)
+    def rows_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the rows that the source's tensor makes, as a view where that is possible."""
         return tensor if self.part.transform is None else self.part.transform(tensor)
 
 

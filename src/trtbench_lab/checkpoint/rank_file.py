@@ -7,18 +7,14 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..errors import CheckpointError
-from ..storage import digest_of_file
 from .blocks import BlockBuffers, raw_bytes, stored_blocks
 from .layout import ITEM_BYTES, nbytes
-from .safetensors_file import dtype_name
-
-if TYPE_CHECKING:
-    from xxhash import xxh3_128
+from .safetensors_file import SafetensorsFile, dtype_name
 
 # Tensor bytes begin at a multiple of this, so that vector loads of mapped files are aligned.
 _ALIGNMENT = 64
@@ -27,7 +23,7 @@ _ALIGNMENT = 64
 class RankFile:
     """A file that is written tensor by tensor, in any order, block by block.
 
-    Tensors written in the order of `names` are hashed as they pass; otherwise the file is read once more at the end.
+    Each tensor is hashed as it passes, so that several threads may write different ones at the same time.
 
     Parameters
     ----------
@@ -42,18 +38,15 @@ class RankFile:
     def __init__(
         self, path: Path, tensors: Mapping[str, tuple[tuple[int, ...], str]], metadata: Mapping[str, str] | None = None
     ):
-        import xxhash
-
         self.path = path
         self.tensors = dict(_aligned(tensors))
         self.names = tuple(self.tensors)
-        header, self._offsets, self.nbytes = _header(self.tensors, {"format": "pt", **(metadata or {})})
-        self._hash: xxh3_128 = xxhash.xxh3_128()
-        self._hashed = 0  # bytes from the start that the hash has seen
-        self._written: set[str] = set()
+        self._header, self._offsets, self.nbytes = _header(self.tensors, {"format": "pt", **(metadata or {})})
+        self._digests: dict[str, bytes] = {}
+        self._begun: set[str] = set()
         self._lock = threading.Lock()
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        self._put(memoryview(header), 0)
+        self._put(memoryview(self._header), 0)
 
     def __enter__(self) -> RankFile:
         return self
@@ -84,20 +77,26 @@ class RankFile:
 
     def write_blocks(self, name: str, blocks: Iterable[torch.Tensor]) -> None:
         """Write one tensor from contiguous blocks of its stored type, top to bottom; raises as `write` does."""
+        import xxhash
+
         shape, dtype = self._entry(name)
         with self._lock:
-            if name in self._written:
+            if name in self._begun:
                 raise CheckpointError(f"Tensor {name} is written twice.", where=str(self.path))
-            self._written.add(name)
+            self._begun.add(name)
+        digest = xxhash.xxh3_128()
         offset = start = self._offsets[name]
         for block in blocks:
-            offset += self._put(raw_bytes(block), offset)
+            data = raw_bytes(block)
+            digest.update(data)
+            offset += self._put(data, offset)
         if offset - start != nbytes(shape, dtype):
             raise CheckpointError(
                 f"Tensor {name} came with {offset - start:,} bytes and takes {nbytes(shape, dtype):,}.",
                 where=str(self.path),
                 remedy="The tensor does not belong to this configuration.",
             )
+        self._digests[name] = digest.digest()
 
     def finish(self) -> dict[str, Any]:
         """Close the file; return its ``{"bytes", "digest"}`` for the manifest.
@@ -107,14 +106,13 @@ class RankFile:
         CheckpointError
             When tensors were not written.
         """
-        missing = [name for name in self.names if name not in self._written]
+        missing = [name for name in self.names if name not in self._digests]
         if missing:
             raise CheckpointError(
                 f"{len(missing)} tensors were not written, the first is {missing[0]}.", where=str(self.path)
             )
         self.abandon()
-        in_order = self._hashed == self.nbytes
-        digest = f"xxh3_128:{self._hash.hexdigest()}" if in_order else digest_of_file(self.path)
+        digest = _combined(self._header, (self._digests[name] for name in self.names))
         return {"bytes": self.nbytes, "digest": digest}
 
     def abandon(self) -> None:
@@ -134,14 +132,43 @@ class RankFile:
             ) from None
 
     def _put(self, data: memoryview, offset: int) -> int:
-        size = len(data)
-        if offset == self._hashed:
-            self._hash.update(data)
-            self._hashed += size
         done = 0
-        while done < size:
+        while done < len(data):
             done += os.pwrite(self._descriptor, data[done:], offset + done)
-        return size
+        return done
+
+
+def digest_of_rank_file(path: Path) -> str:
+    """Return the digest that `RankFile.finish` gives for this content: of the header and of each tensor's digest.
+
+    Raises
+    ------
+    CheckpointError
+        When the file is not whole.
+    """
+    import xxhash
+
+    with SafetensorsFile(path) as file, open(path, "rb") as handle:
+        first = min((place.offset for place in file.locations.values()), default=path.stat().st_size)
+        header = handle.read(first)
+        digests = []
+        for name in file:  # in the order of their bytes
+            digest, raw = xxhash.xxh3_128(), file.raw(name)
+            for start in range(0, len(raw), 1 << 22):
+                digest.update(raw[start : start + (1 << 22)])
+            digests.append(digest.digest())
+            del raw
+            file.release(name)
+    return _combined(header, digests)
+
+
+def _combined(header: bytes, digests: Iterable[bytes]) -> str:
+    import xxhash
+
+    state = xxhash.xxh3_128(header)
+    for digest in digests:
+        state.update(digest)
+    return f"xxh3_128_by_tensor:{state.hexdigest()}"
 
 
 def _aligned(tensors: Mapping[str, tuple[tuple[int, ...], str]]) -> list[tuple[str, tuple[tuple[int, ...], str]]]:

@@ -15,6 +15,7 @@ from ..storage import digest_of_file, is_partial
 from .layout import expected_tensors
 from .location import TensorLocation
 from .manifest import Manifest, read_json, read_manifest
+from .rank_file import digest_of_rank_file
 from .safetensors_file import SafetensorsFile, read_metadata, torch_dtype
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Checkpoint:
         if self.manifest is not None:
             return self.manifest.digest
         names = [CONFIG, *(self.path(rank).name for rank in range(self.world_size))]
-        files = {name: {"bytes": 0, "digest": digest_of_file(self.directory / name)} for name in names}
+        files = {name: {"bytes": 0, "digest": _digest(self.directory / name)} for name in names}
         return Manifest(files).digest
 
     def path(self, rank: int) -> Path:
@@ -160,12 +161,16 @@ class Checkpoint:
                 remedy="Checkpoints that other tools wrote cannot be verified; convert the model here.",
             )
         for name, entry in self.manifest.files.items():
-            if digest_of_file(self.directory / name) != entry["digest"]:
+            if _digest(self.directory / name) != entry["digest"]:
                 raise CheckpointError(
                     "The file was damaged or changed after it was written.",
                     where=str(self.directory / name),
                     remedy=_AGAIN,
                 )
+
+
+def _digest(path: Path) -> str:
+    return digest_of_rank_file(path) if _RANK_FILE.fullmatch(path.name) else digest_of_file(path)
 
 
 def rank_file_name(rank: int) -> str:

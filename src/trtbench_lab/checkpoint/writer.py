@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import StorageError
 from ..families.foreign import config_to_json
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
     from ..specs import ModelConfig
+
+Item = TypeVar("Item")
 
 
 class CheckpointWriter:
@@ -40,28 +43,23 @@ class CheckpointWriter:
         self.config = config
         self._source = source
         self._files: dict[int, RankFile] = {}
-        self._entries: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
 
     def rank(self, rank: int) -> RankFile:
         """Return the file of one rank, created at the first call."""
-        if rank not in self._files:
-            tensors = expected_tensors(self.config, self.config.mapping.with_rank(rank))
-            self._files[rank] = RankFile(self.directory / rank_file_name(rank), tensors)
-        return self._files[rank]
-
-    def finish_rank(self, rank: int) -> None:
-        """Close the file of one rank and note its digest; raises `CheckpointError` when it is incomplete."""
-        self._entries[rank_file_name(rank)] = self.rank(rank).finish()
+        with self._lock:
+            if rank not in self._files:
+                tensors = expected_tensors(self.config, self.config.mapping.with_rank(rank))
+                self._files[rank] = RankFile(self.directory / rank_file_name(rank), tensors)
+            return self._files[rank]
 
     def finish(self) -> None:
-        """Close all ranks and write config.json and manifest.json."""
-        for rank in range(self.config.mapping.world_size):
-            if rank_file_name(rank) not in self._entries:
-                self.finish_rank(rank)
+        """Close all ranks and write config.json and manifest.json; raises `CheckpointError` for missing tensors."""
+        entries = {rank_file_name(rank): self.rank(rank).finish() for rank in range(self.config.mapping.world_size)}
         path = self.directory / CONFIG
         write_json(path, config_to_json(self.config))
-        entry = {"bytes": path.stat().st_size, "digest": digest_of_file(path)}
-        Manifest({CONFIG: entry, **dict(sorted(self._entries.items()))}, self._source).write(self.directory)
+        entries[CONFIG] = {"bytes": path.stat().st_size, "digest": digest_of_file(path)}
+        Manifest(dict(sorted(entries.items())), self._source).write(self.directory)
 
     def abandon(self) -> None:
         """Close the files as they are."""
@@ -139,29 +137,28 @@ def write_checkpoint(
             tensors, file = tensors_of_rank(rank), writer.rank(rank)
             for name in file.names:
                 file.write(name, tensors[name])
-            writer.finish_rank(rank)
 
-        run_ranks(write, config.mapping.world_size, workers)
+        run_all(write, range(config.mapping.world_size), workers)
     return open_checkpoint(directory)
 
 
-class RankStopped(Exception):
-    """Raised by the work of a rank that gave up because another one failed."""
+class Stopped(Exception):
+    """Raised by work that gave up because another piece of it failed."""
 
 
-def run_ranks(work: Callable[[int], None], world_size: int, workers: int) -> None:
-    """Call `work` for every rank, `workers` at a time; the first fault ends it and is raised."""
-    if workers <= 1 or world_size == 1:
-        for rank in range(world_size):
-            work(rank)
+def run_all(work: Callable[[Item], None], items: Sequence[Item], workers: int) -> None:
+    """Call `work` for every item in this order, `workers` at a time; the first fault ends it and is raised."""
+    if workers <= 1 or len(items) <= 1:
+        for item in items:
+            work(item)
         return
-    with ThreadPoolExecutor(max_workers=min(workers, world_size), thread_name_prefix="rank") as pool:
-        tasks = [pool.submit(work, rank) for rank in range(world_size)]
+    with ThreadPoolExecutor(max_workers=min(workers, len(items)), thread_name_prefix="checkpoint") as pool:
+        tasks = [pool.submit(work, item) for item in items]
         wait(tasks, return_when=FIRST_EXCEPTION)
         for task in tasks:
             task.cancel()
     faults = [fault for task in tasks if not task.cancelled() and (fault := task.exception()) is not None]
-    for fault in sorted(faults, key=lambda fault: isinstance(fault, RankStopped)):
+    for fault in sorted(faults, key=lambda fault: isinstance(fault, Stopped)):
         raise fault
 
 
