@@ -22,14 +22,14 @@ MAX_POSITIONS = 64
 _LLAMA = {
     "vocab_size": VOCAB_SIZE,
     "max_position_embeddings": MAX_POSITIONS,
-    "hidden_size": 32,
+    "hidden_size": 64,  # heads of 16, the least that ONNX Runtime's fused attention turns
     "intermediate_size": 56,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "tie_word_embeddings": False,
 }
-_GPT2 = {"vocab_size": VOCAB_SIZE, "n_positions": MAX_POSITIONS, "n_embd": 32, "n_layer": 3, "n_head": 4}
+_GPT2 = {"vocab_size": VOCAB_SIZE, "n_positions": MAX_POSITIONS, "n_embd": 64, "n_layer": 3, "n_head": 4}
 _LLAMA3_SCALING = {
     "rope_type": "llama3",
     "factor": 4.0,
@@ -40,14 +40,14 @@ _LLAMA3_SCALING = {
 }
 
 
-def _config(family: str) -> Any:
-    special = {"bos_token_id": None, "eos_token_id": None}
+def _config(family: str, **changes: Any) -> Any:
+    special = {"bos_token_id": None, "eos_token_id": None, **changes}
     if family == "gpt2":
-        return transformers.GPT2Config(**_GPT2, **special)
+        return transformers.GPT2Config(**{**_GPT2, **special})
     if family == "gpt_bigcode":
         return transformers.GPTBigCodeConfig(**_GPT2, multi_query=True, **special)
     if family == "llama":
-        return transformers.LlamaConfig(**_LLAMA, **special)
+        return transformers.LlamaConfig(**{**_LLAMA, **special})
     if family == "llama-linear":
         return transformers.LlamaConfig(
             **_LLAMA, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0}, **special
@@ -59,7 +59,7 @@ def _config(family: str) -> Any:
     if family == "qwen2":
         return transformers.Qwen2Config(**{**_LLAMA, "tie_word_embeddings": True}, **special)
     if family == "mistral":
-        return transformers.MistralConfig(**_LLAMA, sliding_window=6, head_dim=8, **special)
+        return transformers.MistralConfig(**_LLAMA, sliding_window=6, head_dim=16, **special)
     raise KeyError(family)
 
 
@@ -79,14 +79,14 @@ class RandomModel:
             return self.hf(tokens, use_cache=False).logits
 
 
-def random_model(family: str, folder: Path, seed: int = 0) -> RandomModel:
-    """Make and save a model whose logits depend strongly on every token before them.
+def random_model(family: str, folder: Path, seed: int = 0, **changes: Any) -> RandomModel:
+    """Make and save a model whose logits depend strongly on every token; `changes` are fields of its configuration.
 
     Default initialisation (0.02) gives nearly constant logits, which any decoder would match; biases and norms start
     at 0 and 1, where a missing or swapped one would not show.
     """
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(_config(family)).eval()
+    model = transformers.AutoModelForCausalLM.from_config(_config(family, **changes)).eval()
     for name, parameter in model.named_parameters():
         noise = torch.randn_like(parameter)
         parameter.data = 1 + 0.3 * noise if parameter.ndim == 1 and name.endswith("weight") else 0.3 * noise

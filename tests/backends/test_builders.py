@@ -9,13 +9,14 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from tests.backends.models import Described, Driver, checkpoint_of, random_model
+from tests.backends.models import Described, Driver, built_executor, checkpoint_of, random_model
 
 from trtbench_lab.backends import registry
 from trtbench_lab.backends.protocol import Builder, QuietReporter
 from trtbench_lab.backends.registry import BACKENDS, availability, backend, choose_backend
-from trtbench_lab.checkpoint import open_checkpoint
+from trtbench_lab.checkpoint import RankWeights, config_from_source, convert, open_checkpoint
 from trtbench_lab.errors import BuildCancelled, BuildError, EngineError, TrtbenchError
+from trtbench_lab.intake.huggingface import open_hf_folder
 from trtbench_lab.specs import BuildConfig, Mapping, ModelConfig, PluginConfig, QuantConfig
 
 EMBEDDED = ("onnxruntime", "torch")
@@ -157,9 +158,14 @@ def test_onnxruntime_runs_one_rank():
 
 
 def test_weight_only_arithmetic_is_stated():
-    config = CONFIG.replace(quantization=QuantConfig(quant_algo="W4A16"))
-    for level, words in ((3, "rounds each block of activations to 8 bits"), (1, "float32 activations")):
-        assert any(words in note for note in backend("onnxruntime").resolve(config, BuildConfig(opt_level=level)).notes)
+    for algo, level, words in (
+        ("W4A16", 3, "round each block of activations to 8 bits"),
+        ("W4A16", 1, "keep float32 activations"),
+        ("W8A16", 1, "dense float32 weights"),
+    ):
+        config = CONFIG.replace(quantization=QuantConfig(quant_algo=algo))
+        notes = backend("onnxruntime").resolve(config, BuildConfig(opt_level=level)).notes
+        assert any(words in note for note in notes)
 
 
 def test_phases_are_reported_in_order(engines):
@@ -181,10 +187,11 @@ def test_files_of_an_engine(engines):
 def test_an_engine_file_of_onnxruntime_has_no_foreign_nodes(engines):
     folder = engines["onnxruntime"][0]
     model = onnx.load(str(folder / "rank0.engine"), load_external_data=False)
-    assert {node.domain for node in model.graph.node} == {""}
+    assert {node.domain for node in model.graph.node} == {"", "com.microsoft"}
     assert not model.functions
-    kinds = {node.op_type for node in model.graph.node}
-    assert {"Attention", "TensorScatter"} <= kinds
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("GroupQueryAttention") == 3
+    assert not {"Attention", "TensorScatter", "TRT_Attention", "TRT_KVCacheUpdate"} & set(kinds)
     matmul = next(node for node in model.graph.node if node.op_type == "MatMul")
     assert matmul.input[1].endswith(":transposed")
 
@@ -194,8 +201,8 @@ def test_weights_of_a_torch_engine_are_pages_of_its_file(engines):
     folder, described, _ = engines["torch"]
     executor = backend("torch").load(folder, 0, described, device="cpu")
     weight = executor._decoder.transformer.layers[0].mlp.fc.weight
-    assert weight.shape == (128, 32)
-    assert weight.stride() == (1, 128), "the matrix lies transposed"
+    assert weight.shape == (256, 64)
+    assert weight.stride() == (1, 256), "the matrix lies transposed"
     regions = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "rank0.engine" in line]
     ranges = [tuple(int(end, 16) for end in region[0].split("-")) for region in regions]
     assert any(low <= weight.data_ptr() < high for low, high in ranges)
@@ -280,13 +287,37 @@ def test_torch_ranks_need_a_communicator(model, tmp_path):
         builder.load(tmp_path / "engine", 1, Described(config, resolved), device="cpu")
 
 
-@pytest.mark.parametrize("level", range(6))
-def test_every_optimization_level_gives_the_same_logits(engines, model, level):
+@pytest.mark.parametrize("level", range(2, 6))
+def test_optimization_levels_give_the_same_logits(engines, model, level):
     folder, described, _ = engines["onnxruntime"]
     tokens = torch.tensor([[4, 8, 15, 16, 23, 42]])
     config = Described(described.pretrained_config, described.build_config.replace(opt_level=level))
     got = Driver(backend("onnxruntime").load(folder, 0, config), 1, 6).step(tokens)
     expected = model.logits(tokens)
+    assert float((got - expected).abs().max()) <= 1e-4 * float(expected.max() - expected.min())
+
+
+@pytest.mark.parametrize(("family", "level"), [("gpt_bigcode", 0), ("mistral", 1), ("small heads", 3)])
+def test_engines_of_standard_ops(family, level, tmp_path):
+    """Levels 0 and 1, and heads too small for the fused kernel: ragged, in chunks, then a token more."""
+    made = (
+        random_model("llama", tmp_path / "hf", hidden_size=32)
+        if family == "small heads"
+        else random_model(family, tmp_path / "hf")
+    )
+    checkpoint_of(made, tmp_path / "checkpoint")
+    executor = built_executor(
+        "onnxruntime", "cpu", tmp_path / "checkpoint", tmp_path / "engine", BuildConfig(opt_level=level)
+    )
+    graph = onnx.load(str(tmp_path / "engine" / "rank0.engine"), load_external_data=False).graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("Attention") == 3
+    assert kinds.count("TensorScatter") == 6
+    assert {node.domain for node in graph.node} == {""}
+    tokens = torch.randint(0, 97, (2, 14), generator=torch.Generator().manual_seed(0))
+    expected = made.logits(tokens)
+    driver = Driver(executor, batch=2, capacity=14)
+    got = torch.cat([driver.step(part) for part in tokens.split([6, 7, 1], dim=1)], 1)
     assert float((got - expected).abs().max()) <= 1e-4 * float(expected.max() - expected.min())
 
 
@@ -304,6 +335,30 @@ def test_a_longer_engine_than_the_model_was_made_for(tmp_path):
     expected = made.logits(tokens)
     got = Driver(executor, 1, 100).step(tokens)
     assert float((got - expected).abs().max()) <= 1e-4 * float(expected.max() - expected.min())
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("onnxruntime", "float16"), ("torch", "bfloat16")])
+def test_checkpoints_of_short_floats(name, dtype, tmp_path):
+    """Weights are rounded by the conversion; the engine computes with the rounded ones in float32."""
+    made = random_model("gpt2", tmp_path / "hf")
+    source = open_hf_folder(tmp_path / "hf")
+    convert(source, tmp_path / "checkpoint", config=config_from_source(source, dtype=dtype))
+    for parameter in made.hf.parameters():
+        parameter.data = parameter.data.to(getattr(torch, dtype)).float()
+    executor = built_executor(name, "cpu", tmp_path / "checkpoint", tmp_path / "engine")
+    tokens = torch.tensor([[4, 8, 15, 16, 23, 42]])
+    expected = made.logits(tokens)
+    got = Driver(executor, 1, 6).step(tokens)
+    assert float((got - expected).abs().max()) <= 1e-4 * float(expected.max() - expected.min())
+
+
+def test_pages_of_the_checkpoint_are_given_back_while_building(builder, model, tmp_path, monkeypatch):
+    released: list[str] = []
+    monkeypatch.setattr(RankWeights, "release", lambda self, name: released.append(name))
+    config = open_checkpoint(model.folder / "check point").config
+    resolved = builder.resolve(config, BuildConfig()).build_config
+    builder.build(model.folder / "check point", 0, resolved, tmp_path, QuietReporter())
+    assert set(released) == set(open_checkpoint(model.folder / "check point").rank(0))
 
 
 @contextmanager

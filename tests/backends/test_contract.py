@@ -9,7 +9,7 @@ from tests.backends.models import MAX_POSITIONS, VOCAB_SIZE, Driver
 from trtbench_lab.backends.protocol import Executor
 from trtbench_lab.errors import EngineError, RequestError, TrtbenchError
 
-FAMILY = "llama"  # 3 layers, 4 query heads over 2 K/V heads of 8
+FAMILY = "llama"  # 3 layers, 4 query heads over 2 K/V heads of 16
 
 
 def bindings(executor: Executor, batch: int = 2, length: int = 3, capacity: int = 8) -> dict[str, torch.Tensor]:
@@ -22,7 +22,7 @@ def bindings(executor: Executor, batch: int = 2, length: int = 3, capacity: int 
     }
     for layer in range(3):
         for kind in ("key", "value"):
-            tensors[f"past_{kind}_{layer}"] = torch.zeros(batch, 2, capacity, 8)
+            tensors[f"past_{kind}_{layer}"] = torch.zeros(batch, 2, capacity, 16)
     return {name: tensor.to(executor.device) for name, tensor in tensors.items()}
 
 
@@ -50,7 +50,7 @@ def test_it_is_an_executor(executor):
 
 def test_names_types_and_shapes_are_stated(executor):
     stated = {spec.name: (spec.mode, spec.dtype, spec.shape, spec.aliases) for spec in executor.io}
-    cache = ("batch", 2, "capacity", 8)
+    cache = ("batch", 2, "capacity", 16)
     assert stated == {
         "input_ids": ("input", "int64", ("batch", "length"), None),
         "write_indices": ("input", "int64", ("batch",), None),
@@ -144,9 +144,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(executor):
         ("input_ids", torch.zeros(4, 2, dtype=torch.int64).t(), "not contiguous"),
         ("input_ids", [[1, 2]], "A torch tensor is needed, not list"),
         ("write_indices", torch.zeros(1, 1, dtype=torch.int64), r"the engine takes \(batch\)"),
-        ("past_key_0", torch.zeros(1, 2, 8, 8, dtype=torch.float16), "is float16; the engine takes float32"),
-        ("past_key_0", torch.zeros(1, 4, 8, 8), r"\(batch, 2, capacity, 8\)"),
-        ("past_value_2", torch.zeros(1, 2, 8, 16), r"\(batch, 2, capacity, 8\)"),
+        ("past_key_0", torch.zeros(1, 2, 8, 16, dtype=torch.float16), "is float16; the engine takes float32"),
+        ("past_key_0", torch.zeros(1, 4, 8, 16), r"\(batch, 2, capacity, 16\)"),
+        ("past_value_2", torch.zeros(1, 2, 8, 8), r"\(batch, 2, capacity, 16\)"),
         ("logits", torch.zeros(1, 1, VOCAB_SIZE + 1), "num_logits, 97"),
         ("input_ids", torch.zeros(1, 2, dtype=torch.int64, device="meta"), "is on meta; the engine runs on c"),
     ],
@@ -173,7 +173,7 @@ def test_sizes_that_disagree_are_refused(executor):
     with pytest.raises(RequestError, match="'write_indices' has batch 3, but 'input_ids' has 2"):
         executor.run()
     bind_all(executor, tensors)
-    executor.bind("past_key_1", torch.zeros(2, 2, 9, 8, device=executor.device))
+    executor.bind("past_key_1", torch.zeros(2, 2, 9, 16, device=executor.device))
     with pytest.raises(RequestError, match="has capacity 9"):
         executor.run()
     bind_all(executor, tensors)
@@ -232,7 +232,7 @@ def test_an_output_that_aliases_needs_its_inputs_memory(executor):
     bind_all(executor, tensors)
     executor.bind("present_key_0", tensors["past_key_0"])
     with pytest.raises(RequestError, match="shares the memory of 'past_key_0'"):
-        executor.bind("present_key_0", torch.zeros(2, 2, 8, 8, device=executor.device))
+        executor.bind("present_key_0", torch.zeros(2, 2, 8, 16, device=executor.device))
 
 
 def test_a_refused_binding_leaves_the_old_one(executor):
@@ -247,9 +247,9 @@ def test_a_refused_binding_leaves_the_old_one(executor):
 def test_memory_tells_weights_and_bound_caches(executor):
     bind_all(executor, bindings(executor, batch=2, capacity=8))
     memory = executor.memory()
-    # 3 layers of keys and values: 2 rows × 2 heads × 8 slots × 8 floats each
-    assert memory["cache_bytes"] == 3 * 2 * (2 * 2 * 8 * 8 * 4)
-    num_parameters = 97 * 32 * 2 + 3 * (32 * 64 + 32 * 32 + 3 * 32 * 56 + 2 * 32) + 32
+    # 3 layers of keys and values: 2 rows × 2 heads × 8 slots × 16 floats each
+    assert memory["cache_bytes"] == 3 * 2 * (2 * 2 * 8 * 16 * 4)
+    num_parameters = 97 * 64 * 2 + 3 * (64 * 128 + 64 * 64 + 3 * 64 * 56 + 2 * 64) + 64
     assert 4 * num_parameters <= memory["weights_bytes"] <= 4 * num_parameters * 2
 
 

@@ -120,8 +120,8 @@ def test_the_report_says_what_was_lost(gpt2, tmp_path):
     difference = dequantize(packed, scales, WeightOnlyScheme(4, 32)) - plain
     assert layer.relative_rms_error == pytest.approx(float(difference.norm() / plain.norm()), rel=1e-5)
     assert layer.max_abs_error == pytest.approx(float(difference.abs().max()), rel=1e-6)
-    assert (layer.out_features, layer.in_features) == (32, 128)
-    assert (layer.bytes_before, layer.bytes_after) == (4 * 32 * 128, 32 * 128 // 2 + 4 * 32 * 128 // 32)
+    assert (layer.out_features, layer.in_features) == (64, 256)
+    assert (layer.bytes_before, layer.bytes_after) == (4 * 64 * 256, 64 * 256 // 2 + 4 * 64 * 256 // 32)
     assert 0 < layer.clipped_share < 0.1
     assert report.worst(1)[0].relative_rms_error == max(layer.relative_rms_error for layer in report.layers)
     assert report.bytes_before / report.bytes_after == pytest.approx(32 / 5, rel=1e-3)  # 4 bits + 32 for each group

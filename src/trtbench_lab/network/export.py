@@ -19,7 +19,7 @@ from ..specs import Mapping, ModelConfig
 from ..storage import storage_error
 from .decoder import Decoder
 from .export_log import LogSink, captured_log
-from .initializers import PAGE_BYTES, DataFile, Initializer, Weights, constant, from_checkpoint
+from .initializers import PAGE_BYTES, DataFile, Initializer, Released, Weights, constant, from_checkpoint
 from .linear import Linear
 from .loading import cast_floats
 from .onnx_functions import FUNCTION_VERSION, OPSET, functions_for
@@ -68,11 +68,13 @@ class ExportedNetwork:
         each
             Called before each tensor; may raise to stop.
         """
+        source = Released(weights)
         with DataFile(path.with_name(f"{path.name}.data"), alignment=alignment) as data:
             for name, value in self.model.graph.initializers.items():
                 if each is not None:
                     each()
-                value.const_value = data.append(name, self.initializers[name], weights)
+                value.const_value = data.append(name, self.initializers[name], source)
+                source.release()
         proto = ir.serde.serialize_model(self.model)
         try:
             path.write_bytes(proto.SerializeToString())

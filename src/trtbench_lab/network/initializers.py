@@ -7,7 +7,7 @@ to the external data file, so that no more than one tensor, and its converted co
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -143,6 +143,35 @@ class DataFile:
             name=name,
             base_dir=os.fspath(self.path.parent),
         )
+
+
+class Released(Mapping[str, torch.Tensor]):
+    """A view of weights that gives the memory pages of what was read back, when told to.
+
+    Mapped pages count as the process's memory until then: a build would seem to hold the whole checkpoint.
+    """
+
+    def __init__(self, weights: Weights):
+        self._weights = weights
+        self._read: list[str] = []
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        self._read.append(name)
+        return self._weights[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def release(self) -> None:
+        """Give back the pages of every tensor read since the last call."""
+        give_back = getattr(self._weights, "release", None)
+        for name in self._read:
+            if give_back is not None:
+                give_back(name)
+        self._read.clear()
 
 
 def onnx_dtype(dtype: torch.dtype) -> ir.DataType:

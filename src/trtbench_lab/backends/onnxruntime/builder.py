@@ -13,6 +13,7 @@ from ...specs import BuildConfig, ModelConfig
 from ..protocol import Availability, BuildReporter, EngineDescription, Resolution, engine_file_name
 from ..resolve import resolve_without_plugins
 from ..trial import trial_run
+from .attention import fusible
 from .executor import OnnxRuntimeExecutor
 from .session import onnxruntime, open_session
 
@@ -57,7 +58,7 @@ class OnnxRuntimeBuilder:
             reason="ONNX Runtime's CPU kernels are float32",
         )
         if model_config.quantization.quant_algo is not None:
-            notes.append(weight_only_note(config))
+            notes.append(weight_only_note(model_config.quantization.quant_algo.weight_bits, config))
         return Resolution(config, notes)
 
     def build(
@@ -79,7 +80,12 @@ class OnnxRuntimeBuilder:
                 network.write(output_dir / NETWORK_NAME, weights)
             report.check_cancelled()
         with report.phase("lower network"):
-            lower_for_onnxruntime(network, int8_activations=fast(build_config))
+            lower_for_onnxruntime(
+                network,
+                config,
+                fuse_attention=fuses_attention(config, build_config),
+                int8_activations=fast(build_config),
+            )
         path = output_dir / engine_file_name(rank)
         with report.phase("write engine"):
             network.write(path, weights, each=report.check_cancelled)
@@ -112,23 +118,34 @@ class OnnxRuntimeBuilder:
             signature(config, config.mapping, "float32"),
             config,
             max_positions=build_config.resolved_max_seq_len(config),
+            chunks_row_by_row=fuses_attention(config, build_config),
             weights_bytes=path.stat().st_size + (data.stat().st_size if data.is_file() else 0),
         )
 
 
 def fast(build_config: BuildConfig) -> bool:
-    """Whether the engine trades memory and the last bits of weight-only products for speed: levels 2 and above."""
+    """Whether the engine trades memory, and the last bits of weight-only products, for speed: levels 2 and above."""
     return build_config.opt_level >= 2
 
 
-def weight_only_note(build_config: BuildConfig) -> str:
+def fuses_attention(config: ModelConfig, build_config: BuildConfig) -> bool:
+    """Whether the engine has fused attention nodes."""
+    return fast(build_config) and fusible(config)
+
+
+def weight_only_note(bits: int, build_config: BuildConfig) -> str:
     """Say how weight-only layers are computed."""
     if fast(build_config):
         return (
-            "Weight-only layers run as MatMulNBits, which rounds each block of activations to 8 bits; "
-            "opt_level 0 or 1 keeps float32 activations and is slower."
+            "Weight-only layers round each block of activations to 8 bits (MatMulNBits); opt_level 0 or 1 keeps "
+            "float32 activations and is slower."
         )
-    return "Weight-only layers run as MatMulNBits with float32 activations; opt_level 2 or more is faster."
+    if bits == 8:
+        return (
+            "Weight-only layers are exact at opt_level 0 and 1, with dense float32 weights in the engine: ONNX Runtime "
+            "has no fast exact product for 8-bit ones. opt_level 2 or more keeps them packed."
+        )
+    return "Weight-only layers keep float32 activations at opt_level 0 and 1; opt_level 2 or more is faster."
 
 
 def builder() -> OnnxRuntimeBuilder:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...errors import EngineError
-from ...network.signature import TensorSpec
+from ...network.signature import BATCH, LENGTH, TensorSpec
 from ...specs import ModelConfig
 from ..bindings import Bindings
 
@@ -26,6 +26,9 @@ class OnnxRuntimeExecutor:
         What the engine binds; the model.
     max_positions
         Positions that the engine's tables reach.
+    chunks_row_by_row
+        Whether several rows that each add several tokens to a begun sequence are run one after the other, because the
+        engine's attention kernel takes such tokens for one row only.
     weights_bytes
         Size of the weights, for `memory`.
     """
@@ -33,7 +36,14 @@ class OnnxRuntimeExecutor:
     backend = "onnxruntime"
 
     def __init__(
-        self, session: Any, io: Sequence[TensorSpec], config: ModelConfig, *, max_positions: int, weights_bytes: int
+        self,
+        session: Any,
+        io: Sequence[TensorSpec],
+        config: ModelConfig,
+        *,
+        max_positions: int,
+        chunks_row_by_row: bool,
+        weights_bytes: int,
     ):
         import numpy as np
 
@@ -45,6 +55,7 @@ class OnnxRuntimeExecutor:
         self._binding = session.io_binding()
         self._bindings = Bindings(io, self.device, max_positions=max_positions, vocab_size=config.vocab_size)
         self._weights_bytes = weights_bytes
+        self._chunks_row_by_row = chunks_row_by_row
         self._types = {spec.name: np.dtype(_NUMPY_NAMES[spec.dtype]).type for spec in io}
         self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}
 
@@ -65,19 +76,16 @@ class OnnxRuntimeExecutor:
 
     def run(self, stream: Any | None = None) -> None:
         """Run once; returns when the outputs are written. `stream` means nothing on a CPU."""
-        session = self._open_session()
-        self._bindings.sizes()
+        self._open_session()
+        sizes = self._bindings.sizes()
         if self.guards_writes:
             self._bindings.guard()
-        try:
-            session.run_with_iobinding(self._binding)
-        except Exception as error:  # see open_session
-            raise EngineError(
-                "ONNX Runtime failed while running the engine.",
-                where=self.backend,
-                remedy="Look at the details; a request within the engine's limits should never come here.",
-                details=f"{type(error).__name__}: {error}",
-            ) from error
+        several = sizes[BATCH] > 1 and sizes[LENGTH] > 1
+        if several and self._chunks_row_by_row and bool(self._bindings.tensors["write_indices"].any()):
+            for row in range(sizes[BATCH]):
+                self._run(self._binding_of_row(row))
+        else:
+            self._run(self._binding)
 
     def synchronize(self) -> None:
         """Nothing to wait for: `run` returns when it is done."""
@@ -92,6 +100,31 @@ class OnnxRuntimeExecutor:
         self._session = self._binding = None
         self._bindings.clear()
         self._bound.clear()
+
+    def _run(self, binding: Any) -> None:
+        try:
+            self._open_session().run_with_iobinding(binding)
+        except Exception as error:  # see open_session
+            raise EngineError(
+                "ONNX Runtime failed while running the engine.",
+                where=self.backend,
+                remedy="Look at the details; a request within the engine's limits should never come here.",
+                details=f"{type(error).__name__}: {error}",
+            ) from error
+
+    def _binding_of_row(self, row: int) -> Any:
+        """Bind one row of everything: rows lie one after the other, so each is a tensor of its own."""
+        binding = self._open_session().io_binding()
+        for name, tensor in self._bindings.tensors.items():
+            part = tensor[row : row + 1]
+            shape, place = list(part.shape), part.data_ptr()
+            if self._bindings.specs[name].mode == "output":
+                binding.bind_output(name, "cpu", 0, self._types[name], shape, place)
+                continue
+            binding.bind_input(name, "cpu", 0, self._types[name], shape, place)
+            if output := self._bindings.alias_of(name):
+                binding.bind_output(output, "cpu", 0, self._types[output], shape, place)
+        return binding
 
     def _bind_output(self, name: str, place: tuple[int, tuple[int, ...]]) -> None:
         self._binding.bind_output(name, "cpu", 0, self._types[name], list(place[1]), place[0])

@@ -13,7 +13,7 @@ from ...checkpoint.safetensors_file import SafetensorsFile, read_metadata
 from ...errors import EngineError
 from ...network.communicator import Communicator
 from ...network.decoder import Decoder
-from ...network.initializers import Weights, tensor_of
+from ...network.initializers import Released, Weights, tensor_of
 from ...network.linear import Linear
 from ...network.loading import assign_tensors
 from ...specs import ModelConfig
@@ -110,14 +110,16 @@ def write_engine_file(
         shape = tuple(parameter.shape)
         dtype = "int8" if parameter.dtype == torch.int8 else layout.dtype
         tensors[name] = (shape[::-1] if name in transposed else shape, dtype)
+    pages = Released(weights)
     with RankFile(path, tensors, layout.to_metadata()) as file:
         for name, parameter in decoder.named_parameters():
             each()
             source = name
             if name == "lm_head.weight" and config.share_embedding_table:
                 source = "transformer.vocab_embedding.weight"
-            tensor = tensor_of(weights, source, tuple(parameter.shape))
+            tensor = tensor_of(pages, source, tuple(parameter.shape))
             file.write(name, tensor.t().contiguous() if name in transposed else tensor)
+            pages.release()
         file.finish()
 
 
