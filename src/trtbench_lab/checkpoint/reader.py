@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -146,8 +146,13 @@ class Checkpoint:
         order = tuple(expected_tensors(self.config, self.config.mapping.with_rank(rank)))
         return RankWeights(self.path(rank), rank, order)
 
-    def verify(self) -> None:
+    def verify(self, before_each: Callable[[], None] | None = None) -> None:
         """Read every file and compare it with the manifest.
+
+        Parameters
+        ----------
+        before_each
+            Called before each file; may raise to stop.
 
         Raises
         ------
@@ -161,6 +166,8 @@ class Checkpoint:
                 remedy="Checkpoints that other tools wrote cannot be verified; convert the model here.",
             )
         for name, entry in self.manifest.files.items():
+            if before_each is not None:
+                before_each()
             if _digest(self.directory / name) != entry["digest"]:
                 raise CheckpointError(
                     "The file was damaged or changed after it was written.",

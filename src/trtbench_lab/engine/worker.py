@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import BuildCancelled, BuildError, CheckpointError, StorageError, TrtbenchError
-from ..storage import digest_of_file, storage_error
+from ..errors import BuildCancelled, BuildError, StorageError, TrtbenchError
+from ..storage import storage_error
 from .events import decode_message, encode_message, message_from_error
 from .logs import SEVERITIES
 from .memory import peak_bytes_of
@@ -149,17 +149,11 @@ def verify_checkpoint(directory: Path, check: Callable[[], None]) -> None:
     CheckpointError
         When a file is not what was written.
     """
-    from ..checkpoint.manifest import read_manifest
+    from ..checkpoint.reader import open_checkpoint
 
-    manifest = read_manifest(directory)
-    for name, entry in manifest.files.items() if manifest is not None else ():
-        check()
-        if digest_of_file(directory / name) != entry["digest"]:
-            raise CheckpointError(
-                "The file was damaged or changed after it was written.",
-                where=str(directory / name),
-                remedy="Convert the model again.",
-            )
+    checkpoint = open_checkpoint(directory)
+    if checkpoint.manifest is not None:
+        checkpoint.verify(check)
 
 
 def translated(error: Exception, backend: str, phase: str, staging_dir: str) -> TrtbenchError:
