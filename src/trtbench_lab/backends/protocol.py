@@ -17,7 +17,8 @@ the last give ``hidden_states_output`` in place of ``logits`` and take no ``logi
 
 Key j is visible to query i of row b iff ``j <= write_indices[b] + i`` (and, with a sliding window w,
 ``j > write_indices[b] + i - w``). K/V written by the padding of a short row lie past that row's length: never
-visible, and overwritten by the row's next tokens.
+visible, and overwritten by the row's next tokens. Slots that were never written must hold finite numbers, as
+`torch.zeros` gives: a hidden key has weight 0, and 0 · NaN is NaN.
 """
 
 from __future__ import annotations
