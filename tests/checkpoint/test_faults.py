@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -142,6 +143,21 @@ def test_a_disk_that_fails_in_the_middle(
     assert ("disk is full" in str(caught.value)) == (number == errno.ENOSPC)
     assert left_over(tmp_path) == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
+
+
+def test_a_limit_on_file_sizes_is_found_before_the_first_tensor(tmp_path: Path) -> None:
+    source = gpt2_source(hidden=64)
+    config, events = config_from_source(source, mapping=Mapping(tp_size=2)), []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(StorageError) as caught:
+            convert(source, tmp_path / "out", config=config, progress=events.append)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(tmp_path / "out") in str(caught.value)
+    assert max(event.done for event in events if event.phase == "write ranks") == 0
+    assert left_over(tmp_path) == []
 
 
 def test_a_disk_that_is_too_small_is_refused_before_the_first_byte(
