@@ -106,7 +106,8 @@ def test_inspection(engine, reference):
     assert by_part["embedding"] == (97 + 64) * 32 * 4
     assert {group.dtype for group in found.weights} == {"float32"}
     if found.backend == "onnxruntime":
-        assert found.operators["Attention"] == 2
+        # One attention a layer, under the name of whichever kernel the backend chose.
+        assert sum(count for name, count in found.operators.items() if name.endswith("Attention")) == 2
         # Some may be fused with the addition before them, under a name of the runtime's own.
         assert sum(count for name, count in found.operators.items() if name.endswith("LayerNormalization")) == 5
     else:
