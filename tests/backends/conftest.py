@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 import torch
 from tests.backends.models import Described, RandomModel, built_executor, checkpoint_of, random_model
@@ -12,7 +14,8 @@ from tests.backends.models import Described, RandomModel, built_executor, checkp
 from trtbench_lab.backends.protocol import Executor
 from trtbench_lab.backends.registry import backend as backend_of
 from trtbench_lab.checkpoint import open_checkpoint
-from trtbench_lab.specs import BuildConfig
+from trtbench_lab.network import export
+from trtbench_lab.specs import BuildConfig, ModelConfig
 
 BACKENDS = ("onnxruntime", "torch", pytest.param("torch on cuda", marks=pytest.mark.gpu))
 
@@ -26,6 +29,25 @@ def backend_and_device(parameter: str) -> tuple[str, str]:
     """Split a parameter of `BACKENDS`."""
     name, _, device = parameter.partition(" on ")
     return name, device or "cpu"
+
+
+_traces: dict[tuple[object, ...], ir.Model] = {}
+
+
+@pytest.fixture(autouse=True)
+def _trace_each_network_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give tests that build the same network a copy of the first trace, which takes 3 s; nothing else is shortened."""
+    if "is_printed" in request.node.name:
+        return
+    trace = export._trace
+
+    def traced(config: ModelConfig, *others: object) -> ir.Model:
+        key = (json.dumps(config.to_dict(), sort_keys=True), *map(str, others))
+        if key not in _traces:
+            _traces[key] = trace(config, *others)
+        return _traces[key].clone()
+
+    monkeypatch.setattr(export, "_trace", traced)
 
 
 class Bench:
