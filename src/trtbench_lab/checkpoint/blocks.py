@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 import torch
@@ -136,10 +137,10 @@ def _copy(target: torch.Tensor, given: torch.Tensor) -> None:
 
 
 def _grown(buffer: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    needed = int(np.prod(shape)) * dtype.itemsize
+    needed = prod(shape) * dtype.itemsize
     return buffer if buffer.numel() >= needed else torch.empty(needed, dtype=torch.uint8)
 
 
 def _room(buffer: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    needed = int(np.prod(shape)) * dtype.itemsize
+    needed = prod(shape) * dtype.itemsize
     return buffer[:needed].view(dtype).view(shape)

@@ -140,7 +140,7 @@ def rank_slice(tensor: WholeTensor, config: ModelConfig, mapping: Mapping) -> Ra
     """Return which part of `tensor` the rank holds."""
     rows, parts, index = tensor.shape[0], mapping.tp_size, mapping.tp_rank
     if tensor.split is Split.HEADS:
-        ranges = _head_rows(config, mapping)
+        ranges = _joined(_head_rows(config, mapping))
         held = sum(end - start for start, end in ranges)
         return RankSlice(ranges, None, 0, (held, *tensor.shape[1:]))
     if tensor.split is Split.ROWS:
@@ -246,6 +246,17 @@ def _head_rows(config: ModelConfig, mapping: Mapping) -> tuple[tuple[int, int], 
         (key_start + first_key * width, key_start + (first_key + keys) * width),
         (value_start + first_key * width, value_start + (first_key + keys) * width),
     )
+
+
+def _joined(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Return the ranges with those that follow on each other made one: a single rank holds q, k and v as they lie."""
+    joined = [ranges[0]]
+    for start, end in ranges[1:]:
+        if start == joined[-1][1]:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return tuple(joined)
 
 
 def _linears(config: ModelConfig) -> Iterator[tuple[str, tuple[int, int], Split, int | None]]:
