@@ -14,6 +14,7 @@ from tests.backends.models import Described, Driver, built_executor, checkpoint_
 from trtbench_lab.backends import registry
 from trtbench_lab.backends.protocol import Builder, QuietReporter
 from trtbench_lab.backends.registry import BACKENDS, availability, backend, choose_backend
+from trtbench_lab.backends.trial import trial_run
 from trtbench_lab.checkpoint import RankWeights, config_from_source, convert, open_checkpoint
 from trtbench_lab.errors import BuildCancelled, BuildError, EngineError, TrtbenchError
 from trtbench_lab.intake.huggingface import open_hf_folder
@@ -335,6 +336,43 @@ def test_a_longer_engine_than_the_model_was_made_for(tmp_path):
     expected = made.logits(tokens)
     got = Driver(executor, 1, 100).step(tokens)
     assert float((got - expected).abs().max()) <= 1e-4 * float(expected.max() - expected.min())
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_the_shortest_engines(limit, tmp_path):
+    made = random_model("llama", tmp_path / "hf", max_position_embeddings=limit)
+    checkpoint_of(made, tmp_path / "checkpoint")
+    executor = built_executor("torch", "cpu", tmp_path / "checkpoint", tmp_path / "engine")
+    tokens = torch.tensor([[5, 9, 2][:limit]])
+    torch.testing.assert_close(Driver(executor, 1, limit).step(tokens), made.logits(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_a_runtime_that_copies_the_cache_is_found(model, tmp_path):
+    """The trial run catches an executor that leaves the bound cache alone, or writes too much of it."""
+
+    class Copying:
+        backend, device = "fake", torch.device("cpu")
+
+        def __init__(self, executor, spoil):
+            self.executor, self.io, self.spoil, self.bound = executor, executor.io, spoil, {}
+
+        def bind(self, name, tensor):
+            self.bound[name] = tensor
+            self.executor.bind(name, tensor.clone() if name == "past_key_0" and self.spoil == "copy" else tensor)
+
+        def run(self):
+            self.executor.run()
+            if self.spoil == "overwrite":
+                self.bound["past_key_0"].fill_(1.0)
+
+        def synchronize(self):
+            pass
+
+    executor = built_executor("torch", "cpu", model.folder / "check point", tmp_path)
+    trial_run(Copying(executor, None), 64)
+    for spoil in ("copy", "overwrite"):
+        with pytest.raises(BuildError, match="does not update its cache in place"):
+            trial_run(Copying(executor, spoil), 64)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("onnxruntime", "float16"), ("torch", "bfloat16")])

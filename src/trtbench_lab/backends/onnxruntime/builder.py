@@ -92,7 +92,7 @@ class OnnxRuntimeBuilder:
         report.check_cancelled()
         with report.phase("verify engine"):
             executor = self._load(path, config, build_config)
-            trial_run(executor)
+            trial_run(executor, max_positions)
             executor.close()
 
     def load(

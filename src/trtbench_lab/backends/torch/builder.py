@@ -92,7 +92,7 @@ class TorchBuilder:
         if config.mapping.tp_size == 1:
             with report.phase("verify engine"):
                 executor = _load(path, config, device, None)
-                trial_run(executor)
+                trial_run(executor, max_positions)
                 executor.close()
 
     def load(
