@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import torch
 
@@ -65,7 +66,6 @@ def eager_logits(config, weights, tokens, write_indices, caches):
 
 
 def onnx_logits(path: Path, tokens, write_indices, caches):
-    ort = pytest.importorskip("onnxruntime")
     options = ort.SessionOptions()
     options.log_severity_level = 4  # caches that are not bound in place are copied, with a warning
     # By default it fuses dequantization and product into one that rounds the activations to 8 bits.
