@@ -160,7 +160,9 @@ def test_onnxruntime_runs_one_rank():
 
 def test_weight_only_arithmetic_is_stated():
     for algo, level, words in (
-        ("W4A16", 3, "round each block of activations to 8 bits"),
+        ("W8A16", 3, "round activations to 8 bits, one scale a token"),
+        ("W4A16", 2, "round activations to 8 bits, one scale a block of a token"),
+        ("W4A16", 3, "the 4-bit weights a second time"),
         ("W4A16", 1, "keep float32 activations"),
         ("W8A16", 1, "dense float32 weights"),
     ):

@@ -76,21 +76,84 @@ def test_exact_engines_compute_the_definition(model, backend, algo, group_size, 
     assert float((got - expected).abs().max()) <= 1e-4 * float(expected.max() - expected.min())
 
 
-@pytest.mark.parametrize(("algo", "group_size"), [("W8A16", None), ("W4A16", 32)])
-def test_fast_engines_stay_near_the_definition(model, algo, group_size, tmp_path):
-    """Activations rounded to 8 bits a block of 32: each product is off by at most 1/254 of the block's largest input.
+@pytest.mark.parametrize(
+    ("algo", "group_size", "prompt"),
+    [("W8A16", None, 8), ("W4A16", 32, 8), ("W4A16", None, 8), ("W4A16", None, 20), ("W8A16", 32, 20)],
+)
+def test_fast_engines_stay_near_the_definition(model, algo, group_size, prompt, tmp_path):
+    """Activations rounded to 8 bits a token, or a block of 32: each is off by at most 1/254 of the largest there.
 
-    Over a layer and the head of random weights that comes to 1-2 % of the range; 5 % would mean a wrong scale.
+    Over a layer and the head of random weights that comes to 1-2 % of the range; 5 % would mean a wrong scale. From 16
+    new tokens on 4-bit weights a channel are multiplied by the prompt network.
     """
     quantization, widths = quantization_of(algo, group_size)
     quantize_checkpoint(model.folder, tmp_path / "checkpoint", quantization)
     executor = built_executor("onnxruntime", "cpu", tmp_path / "checkpoint", tmp_path / "engine")
-    got = Driver(executor, batch=2, capacity=8).step(TOKENS)
-    expected = reference_logits(model, TOKENS, 8 if algo == "W8A16" else 4, group_size, widths)
+    tokens = torch.randint(0, 97, (1, prompt + 4), generator=torch.Generator().manual_seed(1))
+    driver = Driver(executor, batch=1, capacity=prompt + 4)
+    got = torch.cat(
+        [driver.step(tokens[:, :prompt]), *(driver.step(token) for token in tokens[:, prompt:].split(1, 1))], 1
+    )
+    expected = reference_logits(model, tokens, 8 if algo == "W8A16" else 4, group_size, widths)
     error = float((got - expected).abs().max()) / float(expected.max() - expected.min())
     assert 0 < error < 0.05
     agreement = (got.argmax(-1) == expected.argmax(-1)).float().mean()
     assert agreement >= 0.9
+
+
+@pytest.mark.parametrize("algo", ["W8A16", "W4A16"])
+def test_rows_of_a_batch_do_not_see_each_other(model, algo, tmp_path):
+    """Activations are rounded by scales of their own token: alone and beside a row of large values, bit for bit."""
+    quantize_checkpoint(model.folder, tmp_path / "checkpoint", QuantConfig(quant_algo=algo, exclude_modules=()))
+    executor = built_executor("onnxruntime", "cpu", tmp_path / "checkpoint", tmp_path / "engine")
+    tokens = torch.randint(0, 97, (4, 17), generator=torch.Generator().manual_seed(2))
+    together = Driver(executor, batch=4, capacity=17)
+    batch = [together.step(tokens[:, :16]), together.step(tokens[:, 16:])]
+    for row in range(4):
+        alone = Driver(executor, batch=1, capacity=17)
+        for part, expected in zip((tokens[row : row + 1, :16], tokens[row : row + 1, 16:]), batch, strict=True):
+            torch.testing.assert_close(alone.step(part), expected[row : row + 1], rtol=0, atol=2e-6)
+
+
+def test_zero_inputs_give_zero(tmp_path):
+    """A row of zeros has no scale; its product is 0 all the same, and not NaN."""
+    import onnx_ir as ir
+    import onnxruntime
+
+    from trtbench_lab.backends.onnxruntime.integer_product import use_integers
+    from trtbench_lab.network.export import ExportedNetwork
+    from trtbench_lab.network.linear import Linear
+    from trtbench_lab.quantization.weight_only import WeightOnlyScheme, dequantize, quantize
+
+    scheme = WeightOnlyScheme(8)
+    dense = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    packed, scales = quantize(dense, scheme)
+    x = ir.Value(name="x", shape=ir.Shape(["rows", 32]), type=ir.TensorType(ir.DataType.FLOAT))
+    node = ir.node("Int8MatMul", [x], name="layer")
+    node.outputs[0].name = "y"
+    node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 24, "com.microsoft": 1})
+    network = ExportedNetwork(ir.Model(graph, ir_version=11), {}, (), {})
+    use_integers(node, network, "layer", Linear(32, 6, bias=False, scheme=scheme), scheme)
+    network.write(tmp_path / "m.onnx", {"layer.weight": packed, "layer.per_channel_scale": scales})
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    rows = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
+    rows[1] = 0
+    (got,) = session.run(None, {"x": rows.numpy()})
+    assert np.all(got[1] == 0)
+    # Half a step of 1/127 of the row's largest input, on 32 products: at most 32 · max|w| · max|x| / 254.
+    bound = 32 * float(dense.abs().max()) * rows.abs().amax(1, keepdim=True) / 254
+    error = (torch.from_numpy(got) - rows @ dequantize(packed, scales, scheme).t()).abs()
+    assert bool((error <= bound).all())
+    assert float(error.max()) > 0
+
+
+def test_a_level_below_three_holds_no_second_copy(model, tmp_path):
+    quantize_checkpoint(model.folder, tmp_path / "checkpoint", QuantConfig(quant_algo="W4A16", exclude_modules=()))
+    for level, expected in ((2, False), (3, True)):
+        folder = tmp_path / f"level {level}"
+        built_executor("onnxruntime", "cpu", tmp_path / "checkpoint", folder, BuildConfig(opt_level=level))
+        assert (folder / "rank0.prompt.engine").is_file() is expected
 
 
 def test_packed_weights_are_what_the_engine_file_holds(model, tmp_path):

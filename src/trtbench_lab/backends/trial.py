@@ -1,4 +1,4 @@
-"""A first run of a fresh engine: two prompt tokens, then one more, so that a broken engine never leaves its build."""
+"""A first run of a fresh engine: a short prompt, then one more token, so that no broken engine leaves its build."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from ..network.signature import BATCH, CAPACITY, LENGTH, LOGITS
 from .protocol import Executor
 
 
-def trial_run(executor: Executor, max_positions: int) -> None:
-    """Run a tiny prompt and, where an engine of `max_positions` has room for it, one decode step.
+def trial_run(executor: Executor, max_positions: int, *, prompt_length: int = 2) -> None:
+    """Run a prompt and, where an engine of `max_positions` has room for it, one decode step.
 
     Raises
     ------
     BuildError
         When logits are not finite, or keys did not arrive in the bound cache.
     """
-    length = min(2, max_positions)
-    sizes = {BATCH: 1, LENGTH: length, LOGITS: 1, CAPACITY: 4}
+    length = min(prompt_length, max_positions)
+    capacity = length + 2
+    sizes = {BATCH: 1, LENGTH: length, LOGITS: 1, CAPACITY: capacity}
     tensors: dict[str, torch.Tensor] = {}
     for spec in executor.io:
         if spec.aliases is None:
@@ -41,8 +42,8 @@ def trial_run(executor: Executor, max_positions: int) -> None:
             where=executor.backend,
             remedy="The weights overflow the type of the computation: build with compute_dtype float32 or bfloat16.",
         )
-    written = [bool(tensors["past_key_0"][:, :, slot].any()) for slot in range(4)]
-    if written != [slot < min(3, max_positions) for slot in range(4)]:
+    written = [bool(tensors["past_key_0"][:, :, slot].any()) for slot in range(capacity)]
+    if written != [slot < min(length + 1, max_positions) for slot in range(capacity)]:
         raise BuildError(
             "The engine does not update its cache in place.",
             where=executor.backend,

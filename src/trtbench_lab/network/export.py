@@ -52,30 +52,54 @@ class ExportedNetwork:
     io: tuple[TensorSpec, ...]
     quantized: dict[str, Linear]
 
+    def copy(self) -> ExportedNetwork:
+        """Return a network that can be changed apart from this one; neither is written yet."""
+        return ExportedNetwork(self.model.clone(), dict(self.initializers), self.io, self.quantized)
+
     def write(
         self, path: Path, weights: Weights, *, alignment: int = PAGE_BYTES, each: Callable[[], None] | None = None
     ) -> None:
-        """Write the network to `path` and its weights beside it, a tensor at a time.
+        """Write the network to `path` and its weights beside it, a tensor at a time; see `write_networks`."""
+        write_networks({path: self}, weights, alignment=alignment, each=each)
 
-        Parameters
-        ----------
-        path
-            The ONNX file.
-        weights
-            The rank's tensors by checkpoint name.
-        alignment
-            Multiple at which each tensor starts in the data file ``{path}.data``.
-        each
-            Called before each tensor; may raise to stop.
-        """
-        source = Released(weights)
-        with DataFile(path.with_name(f"{path.name}.data"), alignment=alignment) as data:
-            for name, value in self.model.graph.initializers.items():
-                if each is not None:
-                    each()
-                value.const_value = data.append(name, self.initializers[name], source)
-                source.release()
-        proto = ir.serde.serialize_model(self.model)
+
+def write_networks(
+    networks: dict[Path, ExportedNetwork],
+    weights: Weights,
+    *,
+    alignment: int = PAGE_BYTES,
+    each: Callable[[], None] | None = None,
+) -> None:
+    """Write networks of one folder, and one file of weights that they share, a tensor at a time.
+
+    Parameters
+    ----------
+    networks
+        ONNX file → network, all made from one export. The weights go beside the first, to ``{path}.data``; an
+        initializer of the same name, type and shape in several networks is one, and stored once.
+    weights
+        The rank's tensors by checkpoint name.
+    alignment
+        Multiple at which each tensor starts in the data file.
+    each
+        Called before each tensor; may raise to stop.
+    """
+    source = Released(weights)
+    first = next(iter(networks))
+    stored: dict[tuple[str, ir.DataType, tuple[int, ...]], ir.ExternalTensor | ir.Tensor] = {}
+    with DataFile(first.with_name(f"{first.name}.data"), alignment=alignment) as data:
+        for network in networks.values():
+            for name, value in network.model.graph.initializers.items():
+                content = network.initializers[name]
+                key = name, content.dtype, content.shape
+                if key not in stored:
+                    if each is not None:
+                        each()
+                    stored[key] = data.append(name, content, source)
+                    source.release()
+                value.const_value = stored[key]
+    for path, network in networks.items():
+        proto = ir.serde.serialize_model(network.model)
         try:
             path.write_bytes(proto.SerializeToString())
         except OSError as error:

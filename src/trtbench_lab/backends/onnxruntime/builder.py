@@ -9,12 +9,13 @@ from pathlib import Path
 from ...checkpoint import open_checkpoint
 from ...errors import BuildError, EngineError
 from ...network.signature import signature
+from ...quantization.weight_only import scheme_from_config
 from ...specs import BuildConfig, ModelConfig
 from ..protocol import Availability, BuildReporter, EngineDescription, Resolution, engine_file_name
 from ..resolve import resolve_without_plugins
 from ..trial import trial_run
 from .attention import fusible
-from .executor import OnnxRuntimeExecutor
+from .executor import MANY_TOKENS, OnnxRuntimeExecutor
 from .session import onnxruntime, open_session
 
 NETWORK_NAME = "network.onnx"
@@ -58,7 +59,7 @@ class OnnxRuntimeBuilder:
             reason="ONNX Runtime's CPU kernels are float32",
         )
         if model_config.quantization.quant_algo is not None:
-            notes.append(weight_only_note(model_config.quantization.quant_algo.weight_bits, config))
+            notes.append(weight_only_note(model_config, config))
         return Resolution(config, notes)
 
     def build(
@@ -70,8 +71,9 @@ class OnnxRuntimeBuilder:
             config, weights = checkpoint.config, checkpoint.rank(rank)
         max_positions = build_config.resolved_max_seq_len(config)
         with report.phase("export network"):
-            from ...network.export import export_network
+            from ...network.export import export_network, write_networks
             from .lowering import lower_for_onnxruntime
+            from .weight_only import Products
 
             network = export_network(config, max_positions=max_positions, log=report.log)
         report.check_cancelled()
@@ -79,20 +81,21 @@ class OnnxRuntimeBuilder:
             with report.phase("write portable network"):
                 network.write(output_dir / NETWORK_NAME, weights)
             report.check_cancelled()
+        networks = {output_dir / engine_file_name(rank): network}
         with report.phase("lower network"):
-            lower_for_onnxruntime(
-                network,
-                config,
-                fuse_attention=fuses_attention(config, build_config),
-                int8_activations=fast(build_config),
-            )
-        path = output_dir / engine_file_name(rank)
+            fuse_attention = fuses_attention(config, build_config)
+            if has_prompt_network(config, build_config):
+                networks[prompt_file(output_dir, rank)] = prompt = network.copy()
+                lower_for_onnxruntime(prompt, config, fuse_attention=fuse_attention, products=Products.MANY_TOKENS)
+            products = Products.FEW_TOKENS if fast(build_config) else Products.EXACT
+            lower_for_onnxruntime(network, config, fuse_attention=fuse_attention, products=products)
         with report.phase("write engine"):
-            network.write(path, weights, each=report.check_cancelled)
+            write_networks(networks, weights, each=report.check_cancelled)
         report.check_cancelled()
         with report.phase("verify engine"):
-            executor = self._load(path, config, build_config)
-            trial_run(executor, max_positions)
+            executor = self._load(output_dir, rank, config, build_config)
+            for prompt_length in (2, MANY_TOKENS)[: len(networks)]:
+                trial_run(executor, max_positions, prompt_length=prompt_length)
             executor.close()
 
     def load(
@@ -105,21 +108,27 @@ class OnnxRuntimeBuilder:
                 where="device",
                 remedy="Leave device out, or build the engine with the torch backend.",
             )
-        path = engine_dir / engine_file_name(rank)
-        if not path.is_file():
-            raise EngineError("The engine file is missing.", where=str(path), remedy="Build the engine again.")
-        return self._load(path, engine_config.pretrained_config, engine_config.build_config)
+        return self._load(engine_dir, rank, engine_config.pretrained_config, engine_config.build_config)
 
-    def _load(self, path: Path, config: ModelConfig, build_config: BuildConfig) -> OnnxRuntimeExecutor:
-        session = open_session(path, opt_level=build_config.opt_level, packs_weights=fast(build_config))
-        data = path.with_name(f"{path.name}.data")
+    def _load(self, folder: Path, rank: int, config: ModelConfig, build_config: BuildConfig) -> OnnxRuntimeExecutor:
+        paths = [folder / engine_file_name(rank)]
+        if has_prompt_network(config, build_config):
+            paths.append(prompt_file(folder, rank))
+        for path in paths:
+            if not path.is_file():
+                raise EngineError("The engine file is missing.", where=str(path), remedy="Build the engine again.")
+        sessions = [
+            open_session(path, opt_level=build_config.opt_level, packs_weights=fast(build_config)) for path in paths
+        ]
+        files = [*paths, paths[0].with_name(f"{paths[0].name}.data")]
         return OnnxRuntimeExecutor(
-            session,
+            sessions[0],
             signature(config, config.mapping, "float32"),
             config,
             max_positions=build_config.resolved_max_seq_len(config),
             chunks_row_by_row=fuses_attention(config, build_config),
-            weights_bytes=path.stat().st_size + (data.stat().st_size if data.is_file() else 0),
+            weights_bytes=sum(path.stat().st_size for path in files if path.is_file()),
+            prompt_session=sessions[1] if len(sessions) > 1 else None,
         )
 
 
@@ -128,24 +137,43 @@ def fast(build_config: BuildConfig) -> bool:
     return build_config.opt_level >= 2
 
 
+def has_prompt_network(config: ModelConfig, build_config: BuildConfig) -> bool:
+    """Whether the engine holds 4-bit weights a second time, one a byte, for prompts: levels 3 and above."""
+    scheme = scheme_from_config(config.quantization)
+    return build_config.opt_level >= 3 and scheme is not None and scheme.bits == 4 and scheme.group_size is None
+
+
+def prompt_file(folder: Path, rank: int) -> Path:
+    """Return the path of a rank's prompt network; its weights stand in the engine's data file."""
+    return folder / f"rank{rank}.prompt.engine"
+
+
 def fuses_attention(config: ModelConfig, build_config: BuildConfig) -> bool:
     """Whether the engine has fused attention nodes."""
     return fast(build_config) and fusible(config)
 
 
-def weight_only_note(bits: int, build_config: BuildConfig) -> str:
+def weight_only_note(config: ModelConfig, build_config: BuildConfig) -> str:
     """Say how weight-only layers are computed."""
-    if fast(build_config):
-        return (
-            "Weight-only layers round each block of activations to 8 bits (MatMulNBits); opt_level 0 or 1 keeps "
-            "float32 activations and is slower."
-        )
-    if bits == 8:
+    scheme = scheme_from_config(config.quantization)
+    assert scheme is not None  # noqa: S101
+    if not fast(build_config):
+        if scheme.bits == 4:
+            return "Weight-only layers keep float32 activations at opt_level 0 and 1; opt_level 2 or more is faster."
         return (
             "Weight-only layers are exact at opt_level 0 and 1, with dense float32 weights in the engine: ONNX Runtime "
             "has no fast exact product for 8-bit ones. opt_level 2 or more keeps them packed."
         )
-    return "Weight-only layers keep float32 activations at opt_level 0 and 1; opt_level 2 or more is faster."
+    note = (
+        "Weight-only layers round activations to 8 bits, one scale a "
+        f"{'token' if scheme.bits == 8 and scheme.group_size is None else 'block of a token'}, and multiply integers; "
+        "opt_level 0 or 1 keeps float32 activations and is slower."
+    )
+    if has_prompt_network(config, build_config):
+        note += (
+            " For prompts the engine holds the 4-bit weights a second time, one a byte; opt_level 2 leaves that out."
+        )
+    return note
 
 
 def builder() -> OnnxRuntimeBuilder:

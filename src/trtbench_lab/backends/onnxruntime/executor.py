@@ -12,6 +12,8 @@ from ...network.signature import BATCH, LENGTH, TensorSpec
 from ...specs import ModelConfig
 from ..bindings import Bindings
 
+MANY_TOKENS = 16
+"""New tokens of a run from which on the prompt network is the quicker one."""
 _NUMPY_NAMES = {"int64": "int64", "float32": "float32", "float16": "float16"}
 
 
@@ -31,6 +33,8 @@ class OnnxRuntimeExecutor:
         engine's attention kernel takes such tokens for one row only.
     weights_bytes
         Size of the weights, for `memory`.
+    prompt_session
+        A second network of the same model for runs of `MANY_TOKENS` or more; None leaves all to the first.
     """
 
     backend = "onnxruntime"
@@ -44,6 +48,7 @@ class OnnxRuntimeExecutor:
         max_positions: int,
         chunks_row_by_row: bool,
         weights_bytes: int,
+        prompt_session: Any | None = None,
     ):
         import numpy as np
 
@@ -51,8 +56,8 @@ class OnnxRuntimeExecutor:
         self.io = tuple(io)
         self.config = config
         self.guards_writes = True
-        self._session: Any | None = session
-        self._binding = session.io_binding()
+        self._sessions: list[Any] = [session] if prompt_session is None else [session, prompt_session]
+        self._io_bindings = [each.io_binding() for each in self._sessions]
         self._bindings = Bindings(io, self.device, max_positions=max_positions, vocab_size=config.vocab_size)
         self._weights_bytes = weights_bytes
         self._chunks_row_by_row = chunks_row_by_row
@@ -61,7 +66,7 @@ class OnnxRuntimeExecutor:
 
     def bind(self, name: str, tensor: torch.Tensor) -> None:
         """Bind a CPU tensor to an input or output; see the protocol."""
-        self._open_session()
+        self._check_open()
         spec = self._bindings.bind(name, tensor)
         place = (tensor.data_ptr(), tuple(tensor.shape))
         if spec.aliases is not None or self._bound.get(name) == place:
@@ -70,22 +75,25 @@ class OnnxRuntimeExecutor:
         if spec.mode == "output":
             self._bind_output(name, place)
             return
-        self._binding.bind_input(name, "cpu", 0, self._types[name], list(place[1]), place[0])
+        for binding in self._io_bindings:
+            binding.bind_input(name, "cpu", 0, self._types[name], list(place[1]), place[0])
         if output := self._bindings.alias_of(name):
             self._bind_output(output, place)
 
     def run(self, stream: Any | None = None) -> None:
         """Run once; returns when the outputs are written. `stream` means nothing on a CPU."""
-        self._open_session()
+        self._check_open()
         sizes = self._bindings.sizes()
         if self.guards_writes:
             self._bindings.guard()
         several = sizes[BATCH] > 1 and sizes[LENGTH] > 1
         if several and self._chunks_row_by_row and bool(self._bindings.tensors["write_indices"].any()):
             for row in range(sizes[BATCH]):
-                self._run(self._binding_of_row(row))
+                which = self._which(sizes[LENGTH])
+                self._run(which, self._binding_of_row(which, row))
         else:
-            self._run(self._binding)
+            which = self._which(sizes[BATCH] * sizes[LENGTH])
+            self._run(which, self._io_bindings[which])
 
     def synchronize(self) -> None:
         """Nothing to wait for: `run` returns when it is done."""
@@ -97,13 +105,17 @@ class OnnxRuntimeExecutor:
 
     def close(self) -> None:
         """Free the session and everything bound."""
-        self._session = self._binding = None
+        self._sessions, self._io_bindings = [], []
         self._bindings.clear()
         self._bound.clear()
 
-    def _run(self, binding: Any) -> None:
+    def _which(self, num_tokens: int) -> int:
+        """Return the session for a run of so many new tokens."""
+        return len(self._sessions) - 1 if num_tokens >= MANY_TOKENS else 0
+
+    def _run(self, which: int, binding: Any) -> None:
         try:
-            self._open_session().run_with_iobinding(binding)
+            self._sessions[which].run_with_iobinding(binding)
         except Exception as error:  # see open_session
             raise EngineError(
                 "ONNX Runtime failed while running the engine.",
@@ -112,9 +124,9 @@ class OnnxRuntimeExecutor:
                 details=f"{type(error).__name__}: {error}",
             ) from error
 
-    def _binding_of_row(self, row: int) -> Any:
+    def _binding_of_row(self, which: int, row: int) -> Any:
         """Bind one row of everything: rows lie one after the other, so each is a tensor of its own."""
-        binding = self._open_session().io_binding()
+        binding = self._sessions[which].io_binding()
         for name, tensor in self._bindings.tensors.items():
             part = tensor[row : row + 1]
             shape, place = list(part.shape), part.data_ptr()
@@ -127,11 +139,11 @@ class OnnxRuntimeExecutor:
         return binding
 
     def _bind_output(self, name: str, place: tuple[int, tuple[int, ...]]) -> None:
-        self._binding.bind_output(name, "cpu", 0, self._types[name], list(place[1]), place[0])
+        for binding in self._io_bindings:
+            binding.bind_output(name, "cpu", 0, self._types[name], list(place[1]), place[0])
 
-    def _open_session(self) -> Any:
-        if self._session is None:
+    def _check_open(self) -> None:
+        if not self._sessions:
             raise EngineError(
                 "The engine is closed.", where=self.backend, remedy="Load it again with Engine.executor()."
             )
-        return self._session

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from ...network.export import ExportedNetwork
+from ...network.initializers import Initializer
+
 MICROSOFT_DOMAIN = "com.microsoft"
 
 
@@ -22,6 +25,21 @@ def take_over(old: ir.Value, new: ir.Value, graph: ir.Graph) -> None:
         if output is old:
             graph.outputs[position] = new
     old.replace_all_uses_with(new)
+
+
+def add_initializer(network: ExportedNetwork, name: str, content: Initializer) -> ir.Value:
+    """Give the network one more initializer."""
+    value = ir.Value(name=name, shape=ir.Shape(content.shape), type=ir.TensorType(content.dtype))
+    network.initializers[name] = content
+    network.model.graph.initializers[name] = value
+    return value
+
+
+def insert_before(node: ir.Node, new: ir.Node) -> ir.Value:
+    """Put `new` (of one output, named after it) before `node` and return its output."""
+    new.outputs[0].name = f"{new.name}:0"
+    _graph_of(node).insert_before(node, new)
+    return new.outputs[0]
 
 
 def remove_unused(graph: ir.Graph) -> None:

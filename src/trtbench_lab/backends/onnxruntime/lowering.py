@@ -11,11 +11,11 @@ from ...plugins.function_node import PLUGIN_DOMAIN
 from ...specs import ModelConfig
 from .attention import lower_attention
 from .graph_edits import MICROSOFT_DOMAIN, remove_unused
-from .weight_only import lower_weight_only
+from .weight_only import Products, lower_weight_only
 
 
 def lower_for_onnxruntime(
-    network: ExportedNetwork, config: ModelConfig, *, fuse_attention: bool, int8_activations: bool
+    network: ExportedNetwork, config: ModelConfig, *, fuse_attention: bool, products: Products
 ) -> None:
     """Rewrite `network` in place: no node outside of ONNX's and ONNX Runtime's own domains is left.
 
@@ -27,8 +27,8 @@ def lower_for_onnxruntime(
         Its model.
     fuse_attention
         See `lower_attention`.
-    int8_activations
-        See `lower_weight_only`.
+    products
+        How weight-only layers are computed.
 
     Notes
     -----
@@ -39,7 +39,7 @@ def lower_for_onnxruntime(
     lower_attention(model.graph, config, fused=fuse_attention)
     for node in list(model.graph):
         if node.domain == PLUGIN_DOMAIN:
-            lower_weight_only(node, network, int8_activations=int8_activations)
+            lower_weight_only(node, network, products)
         elif not node.domain and node.op_type == "MatMul":
             _store_transposed(node, network)
     remove_unused(model.graph)

@@ -1,6 +1,8 @@
-"""Weight-only layers for ONNX Runtime: packed weights in `MatMulNBits`, or dense ones where only those are exact."""
+"""Weight-only layers for ONNX Runtime: packed in `MatMulNBits`, integers in `MatMulIntegerToFloat`, or dense."""
 
 from __future__ import annotations
+
+from enum import Enum
 
 import onnx_ir as ir
 import torch
@@ -9,7 +11,8 @@ from ...network.export import ExportedNetwork
 from ...network.initializers import Initializer, Weights, tensor_of
 from ...network.linear import Linear
 from ...quantization.weight_only import WeightOnlyScheme, dequantize
-from .graph_edits import MICROSOFT_DOMAIN, replace_node
+from .graph_edits import MICROSOFT_DOMAIN, add_initializer, replace_node
+from .integer_product import use_integers
 
 BLOCKS = (256, 128, 64, 32, 16)
 """Block lengths that the kernels take; the longer, the fewer scales and the faster the prompt."""
@@ -17,32 +20,40 @@ EXACT, INT8_ACTIVATIONS = 1, 4
 """`accuracy_level` of float32 and of int8 arithmetic."""
 
 
-def lower_weight_only(node: ir.Node, network: ExportedNetwork, *, int8_activations: bool) -> None:
-    """Replace a weight-only node of the portable network.
+class Products(Enum):
+    """What weight-only layers of a network are computed for.
 
-    Parameters
-    ----------
-    node
-        The node.
-    network
-        The network it stands in, not yet written.
-    int8_activations
-        True: `MatMulNBits` rounds each block of inputs to 8 bits and multiplies integers. The logits then differ from
-        the definition's by about as much as 8-bit weights differ from float ones (1-2 % of the range on random
-        models).
-
-        False: the definition, in float32. 4-bit weights stay packed (a step of GPT-2 124M takes 4.7 ms instead of
-        1.8 ms). 8-bit weights are stored dense: the kernel would rebuild the whole dense weight at every step
-        (0.3 s a step instead of 15 ms).
+    EXACT
+        The definition, in float32. 4-bit weights stay packed (a step of GPT-2 124M takes 4.7 ms instead of 1.8 ms).
+        8-bit weights are stored dense: the kernel would rebuild the whole dense weight at every step (0.3 s a step
+        instead of 15 ms).
+    FEW_TOKENS
+        Integer products, quickest for a decode step. The logits then differ from the definition's by about as much as
+        8-bit weights differ from float ones (1-2 % of the range on random models).
+    MANY_TOKENS
+        Integer products, quickest for a prompt. A scale a channel only; groups are as with FEW_TOKENS.
     """
+
+    EXACT = "exact"
+    FEW_TOKENS = "few tokens"
+    MANY_TOKENS = "many tokens"
+
+
+def lower_weight_only(node: ir.Node, network: ExportedNetwork, products: Products) -> None:
+    """Replace a weight-only `node` of the portable `network`, not yet written, by what ONNX Runtime has for it."""
     module = _input_name(node, 1).removesuffix(".weight")
     linear = network.quantized[module]
     scheme = linear.scheme
     assert scheme is not None, f"{module} is not quantized"  # noqa: S101
-    if int8_activations or scheme.bits == 4:
-        _use_packed(node, network, module, linear, scheme, INT8_ACTIVATIONS if int8_activations else EXACT)
-    else:
+    per_channel = scheme.group_size is None
+    if products is Products.EXACT and scheme.bits == 8:
         _use_dense(node, network, module, linear, scheme)
+    elif products is Products.EXACT:
+        _use_packed(node, network, module, linear, scheme, EXACT)
+    elif per_channel and (scheme.bits == 8 or products is Products.MANY_TOKENS):
+        use_integers(node, network, module, linear, scheme)
+    else:
+        _use_packed(node, network, module, linear, scheme, INT8_ACTIVATIONS)
 
 
 def _use_packed(
@@ -73,8 +84,8 @@ def _use_packed(
     scales = Initializer(ir.DataType.FLOAT, (out_features, blocks), read_scales)
     inputs = [
         node.inputs[0],
-        _add(network, f"{module}.weight:blocks", packed),
-        _add(network, f"{module}.{scheme.scale_name}:blocks", scales),
+        add_initializer(network, f"{module}.weight:blocks", packed),
+        add_initializer(network, f"{module}.{scheme.scale_name}:blocks", scales),
     ]
     attributes = {
         "K": in_features,
@@ -95,15 +106,10 @@ def _use_dense(node: ir.Node, network: ExportedNetwork, module: str, linear: Lin
         scales = tensor_of(weights, f"{module}.{scheme.scale_name}", scheme.scale_shape(out_features, in_features))
         return dequantize(stored, scales, scheme, dtype=torch.float32).t().contiguous()
 
-    dense = _add(network, f"{module}.weight:dense", Initializer(ir.DataType.FLOAT, (in_features, out_features), read))
+    dense = add_initializer(
+        network, f"{module}.weight:dense", Initializer(ir.DataType.FLOAT, (in_features, out_features), read)
+    )
     replace_node(node, ir.node("MatMul", [node.inputs[0], dense], name=f"{module}/MatMul"))
-
-
-def _add(network: ExportedNetwork, name: str, content: Initializer) -> ir.Value:
-    value = ir.Value(name=name, shape=ir.Shape(content.shape), type=ir.TensorType(content.dtype))
-    network.initializers[name] = content
-    network.model.graph.initializers[name] = value
-    return value
 
 
 def _input_name(node: ir.Node, position: int) -> str:
