@@ -19,6 +19,26 @@ Key j is visible to query i of row b iff ``j <= write_indices[b] + i`` (and, wit
 ``j > write_indices[b] + i - w``). K/V written by the padding of a short row lie past that row's length: never
 visible, and overwritten by the row's next tokens. Slots that were never written must hold finite numbers, as
 `torch.zeros` gives: a hidden key has weight 0, and 0 · NaN is NaN.
+
+The paged form (``plugin_config.paged_kv_cache`` with ``gpt_attention_plugin``) packs the tokens of all rows and finds
+their keys and values through block tables, so that no row pays for another's length (N new tokens in all, B rows,
+M blocks a row at most, P blocks in the pool, bs tokens_per_block)::
+
+    input_ids          int32    (N,)            a row's tokens stand together, in order
+    position_ids       int32    (N,)            position of each token in its sequence: the cache slot it goes to
+    token_rows         int32    (N,)            row of each token; -1 for padding, which writes nothing
+    query_starts       int32    (B + 1,)        first token of each row in the packed order; the last entry is the end
+    kv_lengths         int32    (B,)            tokens of the row after this run, the new ones included; 0 = empty row
+    block_tables       int32    (B, M)          blocks of the row, in order; entries beyond kv_lengths are not read
+    logit_indices      int32    (K,)            packed indices of the tokens whose logits are wanted
+    kv_cache_i         cache    (P, 2, Hkv, bs, D)  the pool of a layer: keys at 0, values at 1
+    logits             float32  (K, V)          output
+    kv_cache_out_i     cache    (P, 2, Hkv, bs, D)  output, the same memory as kv_cache_i
+
+Slot p of row r is offset ``p % bs`` of block ``block_tables[r, p // bs]``. Key j is visible to the token at position p
+of the same row iff ``j <= p`` (and ``j > p - w``). Pipeline stages pass (N, hidden). A pool of int8 or float8_e4m3fn
+holds ``x / kv_scale``, with the layer's scale of the checkpoint. Slots that no visible key lies in may hold anything,
+NaN too. Padding tokens give finite numbers that nobody reads. Block 0 is nobody's: block managers never give it out.
 """
 
 from __future__ import annotations

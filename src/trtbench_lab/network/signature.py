@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from ..specs import Mapping, ModelConfig
 
 BATCH, LENGTH, LOGITS, CAPACITY = "batch", "length", "num_logits", "capacity"
+TOKENS, ROWS, STARTS = "num_tokens", "num_rows", "num_rows_and_end"
+BLOCKS, ROW_BLOCKS = "num_blocks", "blocks_per_row"
 
 
 @dataclass(frozen=True)
@@ -75,4 +77,52 @@ def signature(
             past = f"past_{kind}_{layer}"
             inputs.append(TensorSpec(past, "input", compute_dtype, cache))
             outputs.append(TensorSpec(f"present_{kind}_{layer}", "output", compute_dtype, cache, aliases=past))
+    return (*inputs, *outputs)
+
+
+def paged_signature(
+    config: ModelConfig,
+    mapping: Mapping,
+    compute_dtype: str,
+    *,
+    tokens_per_block: int,
+    cache_dtype: str | None = None,
+) -> tuple[TensorSpec, ...]:
+    """Return every input and output of one rank's engine in the paged form, inputs first (see `backends.protocol`).
+
+    Parameters
+    ----------
+    config, mapping
+        The model and the rank.
+    compute_dtype
+        Element type of hidden states between pipeline stages.
+    tokens_per_block
+        Tokens a block of the pool holds.
+    cache_dtype
+        Element type of the pool: ``"float16"``, ``"bfloat16"``, ``"float32"``, ``"int8"`` or ``"float8_e4m3fn"``; None
+        takes the type of the computation.
+    """
+    num_layers = len(mapping.pp_layers(config.num_hidden_layers))
+    pool = (BLOCKS, 2, kv_heads_per_rank(config, mapping), tokens_per_block, config.head_width)
+    hidden = (TOKENS, config.hidden_size)
+
+    inputs = [
+        TensorSpec("input_ids", "input", "int32", (TOKENS,))
+        if mapping.is_first_pp_rank
+        else TensorSpec("hidden_states_input", "input", compute_dtype, hidden),
+        TensorSpec("position_ids", "input", "int32", (TOKENS,)),
+        TensorSpec("token_rows", "input", "int32", (TOKENS,)),
+        TensorSpec("query_starts", "input", "int32", (STARTS,)),
+        TensorSpec("kv_lengths", "input", "int32", (ROWS,)),
+        TensorSpec("block_tables", "input", "int32", (ROWS, ROW_BLOCKS)),
+    ]
+    if mapping.is_last_pp_rank:
+        inputs.append(TensorSpec("logit_indices", "input", "int32", (LOGITS,)))
+        outputs = [TensorSpec("logits", "output", "float32", (LOGITS, config.vocab_size))]
+    else:
+        outputs = [TensorSpec("hidden_states_output", "output", compute_dtype, hidden)]
+    for layer in range(num_layers):
+        past = f"kv_cache_{layer}"
+        inputs.append(TensorSpec(past, "input", cache_dtype or compute_dtype, pool))
+        outputs.append(TensorSpec(f"kv_cache_out_{layer}", "output", cache_dtype or compute_dtype, pool, aliases=past))
     return (*inputs, *outputs)
