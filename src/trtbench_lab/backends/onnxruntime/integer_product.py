@@ -21,7 +21,9 @@ from ...quantization.weight_only import WeightOnlyScheme, unpack_int4
 from .graph_edits import MICROSOFT_DOMAIN, add_initializer, insert_before, replace_node
 
 ZERO = 0x80
-"""Both operands are stored unsigned around it: AVX2 multiplies unsigned bytes exactly, signed ones with saturation."""
+"""Stands for 0 in unsigned bytes. Activations are such, and 8-bit weights too: AVX2 adds pairs of products of unsigned
+and signed bytes in 16 bits, which 255 · 127 twice would overflow. 4-bit weights (255 · 8 twice) stay signed, which takes
+three quarters of the time."""
 STEPS = 127
 
 
@@ -33,11 +35,12 @@ def use_integers(
     4-bit weights are stored one a byte here, with the same integers and scales.
     """
     out_features, in_features = linear.out_features, linear.in_features
+    signed = scheme.bits == 4
 
     def read_columns(weights: Weights) -> torch.Tensor:
         stored = tensor_of(weights, f"{module}.weight", scheme.packed_shape(out_features, in_features))
-        integers = stored if scheme.bits == 8 else unpack_int4(stored)
-        return (integers.view(torch.uint8) ^ ZERO).t().contiguous()
+        integers = unpack_int4(stored) if signed else stored.view(torch.uint8) ^ ZERO
+        return integers.t().contiguous()
 
     def read_scales(weights: Weights) -> torch.Tensor:
         return tensor_of(
@@ -48,13 +51,15 @@ def use_integers(
         known = network.model.graph.initializers.get(name)
         return known if known is not None else add_initializer(network, name, constant(value))
 
-    columns = Initializer(ir.DataType.UINT8, (in_features, out_features), read_columns)
+    weight_type = ir.DataType.INT8 if signed else ir.DataType.UINT8
+    columns = Initializer(weight_type, (in_features, out_features), read_columns)
     scales = Initializer(ir.DataType.FLOAT, (out_features,), read_scales)
     weight = add_initializer(network, f"{module}.weight:columns", columns)
     scale = add_initializer(network, f"{module}.{scheme.scale_name}:float", scales)
     step = shared("integer_product:step", torch.tensor(1 / STEPS))
     zero = shared("integer_product:zero", torch.tensor(ZERO, dtype=torch.uint8))
-    zeros = shared(f"integer_product:zeros_{out_features}", torch.full((out_features,), ZERO, dtype=torch.uint8))
+    weight_zero = torch.tensor(0, dtype=torch.int8) if signed else torch.tensor(ZERO, dtype=torch.uint8)
+    zeros = shared(f"integer_product:zeros_{out_features}_{weight_type.name}", weight_zero.repeat(out_features))
     last = shared("integer_product:last_axis", torch.tensor([-1]))
 
     def add(op: str, inputs: list[ir.Value | None], attributes: dict[str, int] | None = None) -> ir.Value:
