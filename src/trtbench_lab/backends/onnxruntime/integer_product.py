@@ -22,7 +22,7 @@ from .graph_edits import MICROSOFT_DOMAIN, add_initializer, insert_before, repla
 
 ZERO = 0x80
 """Stands for 0 in unsigned bytes. Activations are such, and 8-bit weights too: AVX2 adds pairs of products of unsigned
-and signed bytes in 16 bits, which 255 · 127 twice would overflow. 4-bit weights (255 · 8 twice) stay signed, which takes
+and signed bytes in 16 bits, which 255 · 127 twice would overflow. 4-bit weights (255 · 8 twice) stay signed, and take
 three quarters of the time."""
 STEPS = 127
 
