@@ -80,8 +80,6 @@ def test_backends_that_cannot_be_had_say_why(monkeypatch):
         backend("onnx")
     assert "onnxruntime" in str(caught.value)
     with pytest.raises(BuildError, match="tensorrt"):
-        backend("tensorrt")
-    with pytest.raises(BuildError, match="tensorrt"):
         choose_backend("tensorrt")
     assert BACKENDS == ("tensorrt", "torch", "onnxruntime")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from dataclasses import dataclass
 
 from ..errors import BuildError, did_you_mean
@@ -12,7 +11,7 @@ from .protocol import Availability, Builder
 BACKENDS = ("tensorrt", "torch", "onnxruntime")
 
 # Each backend is a module with a `builder()` function, imported when it is asked for: none is needed by the others.
-_MODULES = {"torch": ".torch.builder", "onnxruntime": ".onnxruntime.builder"}
+_MODULES = {"tensorrt": ".tensorrt.builder", "torch": ".torch.builder", "onnxruntime": ".onnxruntime.builder"}
 
 
 @dataclass(frozen=True)
@@ -36,28 +35,16 @@ def backend(name: str) -> Builder:
     """
     if name not in BACKENDS:
         raise BuildError(f"There is no backend {name!r}.", where="backend", remedy=did_you_mean(name, BACKENDS))
-    if name not in _MODULES:
-        raise BuildError(
-            availability(name).reason,
-            where="backend",
-            remedy="Use backend='onnxruntime' (CPU) or backend='torch' (CPU or GPU), or leave it at 'auto'.",
-        )
     return importlib.import_module(_MODULES[name], __package__).builder()  # type: ignore[no-any-return]
 
 
 def availability(name: str) -> Availability:
     """Say whether the backend `name` can be used on this machine; never raises for a known name."""
-    if name == "tensorrt":
-        if importlib.util.find_spec("tensorrt") is None:
-            return Availability(False, "The tensorrt backend needs the package 'tensorrt', which is not installed.")
-        if not _cuda_devices():
-            return Availability(False, "The tensorrt backend needs an NVIDIA GPU, and none is visible here.")
-        return Availability(False, "This version of trtbench-lab does not build with the tensorrt backend yet.")
     return backend(name).available()
 
 
 def choose_backend(name: str = "auto", *, world_size: int = 1) -> BackendChoice:
-    """Settle ``auto`` for this machine: torch on a GPU or for several ranks, else onnxruntime.
+    """Settle ``auto`` for this machine: on a GPU tensorrt, else torch; for several ranks torch; else onnxruntime.
 
     Parameters
     ----------
@@ -80,7 +67,10 @@ def choose_backend(name: str = "auto", *, world_size: int = 1) -> BackendChoice:
         return BackendChoice(name, "asked for")
     gpus = _cuda_devices()
     if gpus:
-        return BackendChoice("torch", f"{gpus} GPU(s) are visible; {availability('tensorrt').reason}")
+        found = availability("tensorrt")
+        if found.ok:
+            return BackendChoice("tensorrt", f"{gpus} GPU(s) are visible, and TensorRT is installed")
+        return BackendChoice("torch", f"{gpus} GPU(s) are visible; {found.reason}")
     if world_size > 1:
         return BackendChoice("torch", f"the model has {world_size} ranks, which onnxruntime does not run")
     if availability("onnxruntime").ok:

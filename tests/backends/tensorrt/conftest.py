@@ -1,0 +1,42 @@
+"""TensorRT for tests without TensorRT: a recorder made from the real bindings; see `recorder`."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+# NVIDIA publishes the bindings for Linux only; the recorder is made for the wheel of x86-64.
+collect_ignore_glob = [] if (platform.system(), platform.machine()) == ("Linux", "x86_64") else ["test_*.py"]
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """Stand a fresh recorder in for ``tensorrt``, with the behaviours of a TensorRT that works; fails on violations."""
+    from tests.backends.tensorrt.recorder import Recorder
+    from tests.backends.tensorrt.simulation import add_behaviours
+
+    made = Recorder()
+    add_behaviours(made)
+    monkeypatch.setitem(sys.modules, "tensorrt", made.module)
+    yield made
+    from tests.backends.tensorrt.exercised import remember
+
+    remember(made)
+    assert not made.violations, made.violations
+
+
+@pytest.fixture
+def real_tensorrt(monkeypatch: pytest.MonkeyPatch) -> object:
+    """Let ``import tensorrt`` and ``import tensorrt.plugin`` give the real bindings, over stub libraries."""
+    from tests.backends.tensorrt.stubs import bindings
+
+    module = bindings()
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    import tensorrt_bindings.plugin as plugin
+
+    monkeypatch.setitem(sys.modules, "tensorrt.plugin", plugin)
+    monkeypatch.setattr(module, "plugin", plugin, raising=False)
+    return module
