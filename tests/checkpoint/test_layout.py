@@ -127,10 +127,8 @@ def test_default_exclusion_keeps_the_head_and_an_empty_one_does_not() -> None:
         (Mapping(pp_size=2), SHARED, ["one pipeline stage"]),
         (Mapping(), {**SHARED, "quantization": {"quant_algo": "W8A16", "exclude_modules": []}},
          ["lm_head cannot be quantized"]),
-        (Mapping(), {"quantization": {"kv_cache_quant_algo": "INT8"}}, ["K/V cache"]),
         (Mapping(tp_size=2), {"quantization": {"quant_algo": "W4A16", "group_size": 64}}, ["groups of 64"]),
         (Mapping(tp_size=2), {"intermediate_size": 94, "quantization": {"quant_algo": "W4A16"}}, ["two to a byte"]),
-        (Mapping(), {"quantization": {"quant_algo": "FP8"}}, ["FP8"]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_divided_is_refused_with_every_reason(

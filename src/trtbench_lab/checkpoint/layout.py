@@ -28,11 +28,12 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
+from .quantized_layout import KV_SCALE, Along, linear_tensors
 
 if TYPE_CHECKING:
     from ..specs import Mapping, ModelConfig
 
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3fn": 1}
 
 
 class Split(StrEnum):
@@ -213,12 +214,8 @@ def _quantization_problems(config: ModelConfig, mapping: Mapping) -> list[str]:
     group, algo = config.quantization.group_size, config.quantization.quant_algo
     excluded = config.quantization.excludes
     problems: list[str] = []
-    if config.quantization.kv_cache_quant_algo is not None:
-        problems.append("a quantized K/V cache is not read by this version")
     if algo is None:
         return problems
-    if not algo.is_weight_only:
-        return [*problems, f"weights quantized with {algo.value} are not read by this version (W8A16 and W4A16 are)"]
     for name, shape, split, layer in _linears(config):
         if layer not in (None, 0) or excluded(name):
             continue
@@ -291,6 +288,8 @@ def _whole_tensors(config: ModelConfig) -> Iterator[WholeTensor]:
         yield from _norm(f"{prefix}.input_layernorm", config, layer, "layers")
         for module, bias in (("attention.qkv", config.qkv_bias), ("attention.dense", config.dense_bias)):
             yield from _linear(f"{prefix}.{module}", *linears[f"{prefix}.{module}"], bias, config)
+        if config.quantization.kv_cache_quant_algo is not None:
+            yield WholeTensor(f"{prefix}.{KV_SCALE}", (1,), "float32", Split.WHOLE, layer, "layers")
         yield from _norm(f"{prefix}.post_layernorm", config, layer, "layers")
         for module in ("mlp.fc", "mlp.gate", "mlp.proj"):
             if f"{prefix}.{module}" in linears:
@@ -310,16 +309,9 @@ def _linear(
 ) -> Iterator[WholeTensor]:
     stage = "last" if layer is None else "layers"
     outputs = Split.WHOLE if split is Split.COLUMNS else split  # what goes with output features: bias, channel scales
-    algo, group = config.quantization.quant_algo, config.quantization.group_size
-    if algo is not None and algo.is_weight_only and not config.quantization.excludes(name):
-        packed = shape if algo.weight_bits == 8 else (shape[0], shape[1] // 2)
-        yield WholeTensor(f"{name}.weight", packed, "int8", split, layer, stage)
-        if group is None:
-            yield WholeTensor(f"{name}.per_channel_scale", (shape[0],), config.dtype, outputs, layer, stage)
-        else:
-            scales = (shape[0], shape[1] // group)
-            yield WholeTensor(f"{name}.weights_scaling_factor", scales, config.dtype, split, layer, stage)
-    else:
-        yield WholeTensor(f"{name}.weight", shape, config.dtype, split, layer, stage)
+    inputs = Split.ROWS if split is Split.COLUMNS else Split.WHOLE  # one dimension, of input features
+    splits = {Along.WEIGHT: split, Along.OUTPUTS: outputs, Along.INPUTS: inputs, Along.NOTHING: Split.WHOLE}
+    for held in linear_tensors(config.quantization, name, shape, config.dtype):
+        yield WholeTensor(f"{name}.{held.suffix}", held.shape, held.dtype, splits[held.along], layer, stage)
     if bias:
         yield WholeTensor(f"{name}.bias", (shape[0],), config.dtype, outputs, layer, stage)

@@ -29,6 +29,16 @@ class QuantAlgo(enum.StrEnum):
         return self.value.startswith("W8A8_SQ")
 
     @property
+    def has_channel_scales(self) -> bool:
+        """SmoothQuant with a weight scale for each output channel."""
+        return self.is_smoothquant and "PER_CHANNEL" in self.value
+
+    @property
+    def has_token_scales(self) -> bool:
+        """SmoothQuant with activation scales found token by token as the engine runs."""
+        return self.is_smoothquant and "PER_TOKEN" in self.value
+
+    @property
     def is_weight_only(self) -> bool:
         """INT8 or INT4 weights with a scale a channel or a group, without pre-quant scale and zero point."""
         return self in (QuantAlgo.W8A16, QuantAlgo.W4A16)
