@@ -28,7 +28,7 @@ $(VENV)/.lab: constraints.txt pyproject.toml scripts/setup_environment.sh
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.lab
-	@PYTHON="$(PYTHON)" scripts/setup_environment.sh $(VENV) lab,onnxruntime,test
+	@PYTHON="$(PYTHON)" scripts/setup_environment.sh $(VENV) lab,onnxruntime,test,gpu
 	@touch $@
 
 tour: $(VENV)/.lab

@@ -27,5 +27,10 @@ if ! "$venv/bin/python" -c 'import importlib.metadata as m, sys; sys.exit(m.vers
     echo "Installing $pinned (the largest part; a few minutes on a slow line)."
     pip "$pinned" || fail "$pinned could not be installed: see pip's message above (no network, or no build for this Python?)."
 fi
+
+# A CUDA build of torch brought its own Triton. Beside a CPU build, tests of the kernels run with this one.
+if [[ ",$extras," == *,gpu,* && "$(uname -s)" == Linux ]] && ! "$venv/bin/python" -c 'import triton' 2>/dev/null; then
+    pip "triton==3.6.0" || fail "triton 3.6.0 could not be installed: see pip's message above."
+fi
 echo "Installing trtbench-lab[$extras] with the versions of constraints.txt."
 pip --constraint constraints.txt --editable ".[$extras]" || fail "the packages could not be installed: see pip's message above."

@@ -30,6 +30,7 @@ EXTRA_PACKAGES = {
     "pyarrow",
     "tensorrt",
     "traitlets",
+    "triton",
 }
 
 
@@ -39,7 +40,9 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 def modules_below_the_faces() -> list[str]:
     found = pkgutil.walk_packages([str(SOURCE)], prefix="trtbench_lab.")
-    return [one.name for one in found if not one.name.startswith(("trtbench_lab.magics", "trtbench_lab.__main__"))]
+    # Kernels are Triton's source text: the plugin frame imports a module of them when it launches or compiles one.
+    apart = ("trtbench_lab.magics", "trtbench_lab.__main__")
+    return [one.name for one in found if not one.name.startswith(apart) and ".kernels." not in one.name]
 
 
 def test_every_module_below_the_magics_imports_without_the_extras():

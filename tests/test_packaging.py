@@ -32,7 +32,7 @@ def test_conda_environment_has_the_same_packages_and_bounds():
 
 
 def test_extras_are_the_documented_ones():
-    assert set(EXTRAS) == {"lab", "tensorrt", "mpi", "onnxruntime", "test"}
+    assert set(EXTRAS) == {"lab", "tensorrt", "mpi", "onnxruntime", "gpu", "test"}
 
 
 @pytest.mark.parametrize("group", ["base", "onnxruntime", "lab", "mpi", "test"])

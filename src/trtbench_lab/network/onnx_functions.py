@@ -11,7 +11,9 @@ from collections.abc import Iterable
 import onnx
 import onnx_ir as ir
 
+from ..plugins.frame import function_source
 from ..plugins.function_node import PLUGIN_DOMAIN
+from ..plugins.registry import plugins_by_op_type
 from .ops import TENSORRT_DOMAIN
 
 OPSET = 24
@@ -69,4 +71,9 @@ _SOURCES = {
 def functions_for(nodes: Iterable[ir.Node]) -> list[ir.Function]:
     """Return the function behind each kind of non-standard node among `nodes`."""
     wanted = dict.fromkeys((node.domain, node.op_type) for node in nodes if node.domain)
-    return [ir.serde.deserialize_function(onnx.parser.parse_function(_SOURCES[name])) for name in wanted]
+    return [ir.serde.deserialize_function(onnx.parser.parse_function(_source(*name))) for name in wanted]
+
+
+def _source(domain: str, op_type: str) -> str:
+    known = _SOURCES.get((domain, op_type))
+    return known if known is not None else function_source(plugins_by_op_type()[op_type])

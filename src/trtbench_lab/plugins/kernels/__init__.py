@@ -1,0 +1,1 @@
+"""Triton kernels of the plugins, a module each. They import Triton, so the frame loads them when needed."""

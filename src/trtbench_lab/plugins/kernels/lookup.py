@@ -1,0 +1,14 @@
+"""Kernel of the vocabulary-sharded embedding lookup: a block of one token's row a program."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def lookup(ids_ptr, table_ptr, num_rows, rows_ptr, W: tl.constexpr, BLOCK: tl.constexpr, FIRST: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    local = tl.load(ids_ptr + token).to(tl.int64) - FIRST
+    mine = (local >= 0) & (local < num_rows)
+    found = tl.load(table_ptr + local * W + columns, mask=(columns < W) & mine, other=0.0)
+    tl.store(rows_ptr + token * W + columns, found, mask=columns < W)
