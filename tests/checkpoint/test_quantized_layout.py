@@ -43,8 +43,10 @@ def layer_tensors(**quantization: Any) -> dict[str, tuple[tuple[int, ...], str]]
         ),
         (
             {"quant_algo": "W4A16_GPTQ", "has_zero_point": True, **GROUPS},
-            {"weight": ((48, 32), "int8"), "weights_scaling_factor": ((48, 2), "float16"), "zero": ((48, 2), "float16")},
-            {"weight": ((64, 32), "int8"), "weights_scaling_factor": ((64, 2), "float16"), "zero": ((64, 2), "float16")},
+            {"weight": ((48, 32), "int8"), "weights_scaling_factor": ((48, 2), "float16"),
+             "zero": ((48, 2), "float16")},
+            {"weight": ((64, 32), "int8"), "weights_scaling_factor": ((64, 2), "float16"),
+             "zero": ((64, 2), "float16")},
         ),
         (
             {"quant_algo": "FP8"},
