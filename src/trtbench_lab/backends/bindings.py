@@ -32,6 +32,9 @@ class Bindings:
         self._max_positions, self._vocab_size = max_positions, vocab_size
         self._aliases = {spec.aliases: spec.name for spec in io if spec.aliases}
         self._required = [spec.name for spec in io if spec.aliases is None]
+        fixed = [spec.shape[2] for spec in io if spec.name in self._aliases and len(spec.shape) == 4]
+        # An engine may fix the caches' capacity; where it does not, every run has its own (see `sizes`).
+        self._fixed_capacity = min((size for size in fixed if isinstance(size, int)), default=max_positions)
         self._sizes: dict[str, int] | None = None  # of the dynamic dimensions; None until checked
 
     def bind(self, name: str, tensor: torch.Tensor) -> TensorSpec:
@@ -94,11 +97,12 @@ class Bindings:
             Naming the first value that is out of range.
         """
         sizes = self.sizes()
-        limit = min(sizes[CAPACITY], self._max_positions)
+        capacity = sizes.get(CAPACITY, self._fixed_capacity)
+        limit = min(capacity, self._max_positions)
         low, high = _range(self.tensors["write_indices"])
         length = sizes[LENGTH]
         if low < 0 or high + length > limit:
-            self._refuse_write(low, high, length, sizes[CAPACITY])
+            self._refuse_write(low, high, length, capacity)
         if (tokens := self.tensors.get("input_ids")) is not None:
             low, high = _range(tokens)
             if low < 0 or high >= self._vocab_size:
