@@ -41,7 +41,14 @@ def _interpreted_calls() -> Iterator[None]:
             # Undone after each call: a caller's own replacements do not cover all that a callee's do.
             scope.restore()
 
+    def patch_tensor(tensor: Any, scope: Any) -> None:
+        patched(tensor, scope)
+        # Scalars are arrays of one element there, which NumPy 2.4 no longer turns into the bound of a loop.
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
     compiled_call = JITFunction.__call__
+    patched = interpreter._patch_lang_tensor
+    interpreter._patch_lang_tensor = patch_tensor
     with triton.knobs.runtime.scope():
         triton.knobs.runtime.interpret = True
         JITFunction.__call__ = call
@@ -49,3 +56,4 @@ def _interpreted_calls() -> Iterator[None]:
             yield
         finally:
             JITFunction.__call__ = compiled_call
+            interpreter._patch_lang_tensor = patched
