@@ -1,0 +1,1 @@
+"""Triton kernels of the CUDA engine; imported only where a GPU (or Triton's interpreter) runs them."""

@@ -1,0 +1,166 @@
+"""One step of the lowered decoder: decode (one token a row) or packed (pieces of prompts, decode rows in front)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from . import attention, ops
+from .attention import Heads, PromptRows, Scratch
+from .choices import LIBRARY, Choice
+from .lowered import LayerWeights, LinearWeights, LoweredModel
+
+Chooser = Callable[[str, LinearWeights, int], Choice]
+"""Product name, weights, tokens → how to compute it."""
+
+
+@dataclass
+class PackedStep:
+    """The inputs of a packed step, on the device.
+
+    Attributes
+    ----------
+    input_ids, position_ids, token_rows
+        (N,) int32.
+    block_tables
+        (B, M) int32.
+    logit_indices
+        (K,) int32 or int64.
+    num_decode
+        The first tokens are one token each of rows 0, 1, …; the rest are pieces of prompts.
+    prompts
+        The rows from `num_decode` on; starts count from token `num_decode`. None where there are none.
+    prompt_rows
+        (N − num_decode,) int32: `token_rows` of the prompt tokens, unchanged.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    token_rows: torch.Tensor
+    block_tables: torch.Tensor
+    logit_indices: torch.Tensor
+    num_decode: int
+    prompts: PromptRows | None
+
+
+class Steps:
+    """Runs steps of one lowered model over pools that the caller owns.
+
+    Parameters
+    ----------
+    model
+        Weights on the device.
+    choose
+        Says how each product is computed.
+    """
+
+    def __init__(self, model: LoweredModel, choose: Chooser) -> None:
+        self.model, self.choose = model, choose
+        self.heads = Heads.of(model.config)
+        self._final = model.config.vocab_size
+
+    def scratch(self, rows: int, max_tokens: int) -> Scratch:
+        """Return the decode kernel's memory for `rows` rows of up to `max_tokens` tokens."""
+        device = self.model.device
+        processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+        splits = attention.decode_splits(rows, self.heads, max_tokens, processors)
+        return attention.decode_scratch(rows, self.heads, splits, device)
+
+    def decode(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        tables: torch.Tensor,
+        pools: Sequence[torch.Tensor],
+        scratch: Scratch,
+    ) -> torch.Tensor:
+        """One new token a row → logits (B, V) float32.
+
+        Parameters
+        ----------
+        ids, positions
+            (B,) int32; position −1 marks an empty row, whose logits mean nothing.
+        tables
+            (B, M) int32.
+        pools
+            One (P, 2, Hkv, block, D) a layer.
+        """
+        model = self.model
+        x = ops.embed(ids, positions, model.embedding, model.position_embedding)
+        for layer, pool in zip(model.layers, pools, strict=True):
+            qkv = self._product("qkv", x, layer.qkv, norm=layer.input_norm)
+            context = attention.decode(
+                qkv, pool, model.cos, model.sin, positions, tables, self.heads, scratch, kv_scale=layer.kv_scale
+            )
+            x = self._rest_of_layer(x, context, layer)
+        return self._logits(x)
+
+    def packed(self, step: PackedStep, pools: Sequence[torch.Tensor], scratch: Scratch | None) -> torch.Tensor:
+        """Pieces of prompts, with decode rows in front → logits (K, V) float32 of the wanted tokens."""
+        model = self.model
+        x = ops.embed(step.input_ids, step.position_ids, model.embedding, model.position_embedding)
+        wanted = step.logit_indices.long()
+        last = len(model.layers) - 1
+        for number, (layer, pool) in enumerate(zip(model.layers, pools, strict=True)):
+            qkv = self._product("qkv", x, layer.qkv, norm=layer.input_norm)
+            context = self._attend(qkv, pool, step, scratch, layer)
+            if number == last:  # nothing after the last attention is wanted of the other tokens
+                context, x = context[wanted], x[wanted]
+            x = self._rest_of_layer(x, context, layer)
+        return self._logits(x)
+
+    def _attend(
+        self, qkv: torch.Tensor, pool: torch.Tensor, step: PackedStep, scratch: Scratch | None, layer: LayerWeights
+    ) -> torch.Tensor:
+        model, split, pieces = self.model, step.num_decode, []
+        if split:
+            assert scratch is not None, "decode rows need scratch memory"  # noqa: S101
+            pieces.append(
+                attention.decode(
+                    qkv[:split],
+                    pool,
+                    model.cos,
+                    model.sin,
+                    step.position_ids[:split],
+                    step.block_tables[:split],
+                    self.heads,
+                    scratch,
+                    kv_scale=layer.kv_scale,
+                )
+            )
+        if step.prompts is not None:
+            pieces.append(
+                attention.prompt(
+                    qkv[split:],
+                    pool,
+                    model.cos,
+                    model.sin,
+                    step.position_ids[split:],
+                    step.token_rows[split:],
+                    step.block_tables,
+                    step.prompts,
+                    self.heads,
+                    kv_scale=layer.kv_scale,
+                )
+            )
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _rest_of_layer(self, x: torch.Tensor, context: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
+        x = self._product("dense", context, layer.dense, residual=x)
+        wide = self._product("fc", x, layer.fc, norm=layer.post_norm, act=self.model.activation)
+        return self._product("proj", wide, layer.proj, residual=x)
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self._product("head", x, self.model.head, norm=self.model.final_norm, out_dtype=torch.float32)
+        return logits[:, : self._final] if logits.shape[1] != self._final else logits
+
+    def _product(self, name: str, x: torch.Tensor, weights: LinearWeights, **keywords: object) -> torch.Tensor:
+        choice = self.choose(name, weights, x.shape[0])
+        return ops.linear(x, weights, choice, **keywords)  # type: ignore[arg-type]
+
+
+def library_only(name: str, weights: LinearWeights, tokens: int) -> Choice:
+    """A chooser that leaves every product to the library."""
+    return Choice(LIBRARY)
