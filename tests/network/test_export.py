@@ -18,7 +18,7 @@ from trtbench_lab.network.export import ExportedNetwork, export_network, export_
 from trtbench_lab.network.loading import assign_tensors
 from trtbench_lab.network.onnx_lint import lint_onnx
 from trtbench_lab.quantization.weight_only import quantize
-from trtbench_lab.specs import Mapping, ModelConfig, QuantConfig
+from trtbench_lab.specs import Mapping, ModelConfig, PluginConfig, QuantConfig
 
 CONFIGS = {
     "gpt2": ModelConfig(
@@ -188,9 +188,13 @@ def test_repeating_a_layer_gives_what_tracing_all_of_them_gives():
         ]  # fmt: skip
         return nodes, [value.name for value in graph.inputs], [source(value) for value in graph.outputs]
 
-    repeated, whole = network_of("llama", 3), export_network(config, capacity=12, repeat_layers=False)
-    assert structure(repeated) == structure(whole)
-    assert set(repeated.initializers) == set(whole.initializers)
+    plugins = PluginConfig(rmsnorm_plugin="auto", swiglu_plugin="auto")
+    stage = Mapping(pp_size=2, rank=0)  # ends with the last layer's hidden state
+    for options in ({}, {"mapping": stage}, {"mapping": stage, "plugin_config": plugins}):
+        options["config"] = config.replace(num_hidden_layers=6) if "mapping" in options else config
+        repeated, whole = (export_network(capacity=12, repeat_layers=repeat, **options) for repeat in (True, False))
+        assert structure(repeated) == structure(whole)
+        assert set(repeated.initializers) == set(whole.initializers)
 
 
 def test_layers_that_differ_are_all_traced():

@@ -524,6 +524,7 @@ def test_padding_with_the_plugin_is_a_warning() -> None:
         ([PluginConfig(rmsnorm_plugin="auto"), model()], None, "normalises by layernorm"),
         ([PluginConfig(layernorm_plugin="auto"), llama()], None, "normalises by rmsnorm"),
         ([PluginConfig(lookup_plugin="auto"), model()], None, "divided along the vocabulary"),
+        ([PluginConfig(swiglu_plugin="auto"), model()], None, "has no gate"),
         ([llama(), BuildConfig(max_seq_len=4096)], None, "beyond the 1024 tokens that the model was made for"),
         ([Mapping(tp_size=2), BuildConfig(parallel_build=True)], OLD_GPU, "this machine has 1"),
         ([ConvertSpec(source="m", group_size=64)], None, "use_weight_only is off"),

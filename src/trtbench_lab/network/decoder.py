@@ -6,20 +6,22 @@ checkpoint file does.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..errors import SpecError
 from ..quantization.weight_only import WeightOnlyScheme, scheme_from_config
-from ..specs import Mapping, ModelConfig
+from ..specs import Mapping, ModelConfig, PluginConfig
 from . import ops
 from .attention import Attention, StepContext
 from .communicator import Communicator, SingleRank
 from .embedding import Embedding
 from .linear import Linear
 from .mlp import ACTIVATIONS, Mlp
-from .norm import NORMS
+from .norm import NORMS, Norm
 from .rotary import inverse_frequencies, rotary_tables
 from .signature import kv_heads_per_rank
 
@@ -27,19 +29,56 @@ POSITIONS = ("learned_absolute", "rope_gpt_neox", "rope_gptj")
 
 
 class DecoderLayer(nn.Module):
-    """Norm → attention → add → norm → MLP → add."""
+    """Norm → attention → add → norm → MLP → add.
 
-    def __init__(self, input_layernorm: nn.Module, attention: Attention, post_layernorm: nn.Module, mlp: Mlp):
+    With the norm's plugin, the last sum is left to the norm that follows: the layer takes and gives the two addends.
+    """
+
+    def __init__(self, input_layernorm: Norm, attention: Attention, post_layernorm: Norm, mlp: Mlp):
         super().__init__()
         self.input_layernorm, self.attention = input_layernorm, attention
         self.post_layernorm, self.mlp = post_layernorm, mlp
 
     def forward(
-        self, x: torch.Tensor, step: StepContext, past_key: torch.Tensor, past_value: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        attended, key, value = self.attention(self.input_layernorm(x), step, past_key, past_value)
-        x = x + attended
-        return x + self.mlp(self.post_layernorm(x)), key, value
+        self, x: Hidden, step: StepContext, past_key: torch.Tensor, past_value: torch.Tensor
+    ) -> tuple[Hidden, torch.Tensor, torch.Tensor]:
+        normed, residual = x.normed(self.input_layernorm)
+        attended, key, value = self.attention(normed, step, past_key, past_value)
+        normed, residual = self.post_layernorm.after_sum(attended, residual)
+        added = self.mlp(normed)
+        fused = self.post_layernorm.use_plugin
+        return (Hidden(residual, added) if fused else Hidden(residual + added)), key, value
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A hidden state, possibly as a sum that nobody has computed yet.
+
+    Attributes
+    ----------
+    residual
+        (B, T, hidden).
+    added
+        The other addend, or None.
+    """
+
+    residual: torch.Tensor
+    added: torch.Tensor | None = None
+
+    def normed(self, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the state's norm, and the state."""
+        if self.added is None:
+            return norm(self.residual), self.residual
+        return norm.after_sum(self.added, self.residual)
+
+    def summed(self) -> torch.Tensor:
+        """Return the state."""
+        return self.residual if self.added is None else self.residual + self.added
+
+    def at(self, indices: torch.Tensor) -> Hidden:
+        """Return the state of some tokens, see `ops.select_tokens`."""
+        added = None if self.added is None else ops.select_tokens(self.added, indices)
+        return Hidden(ops.select_tokens(self.residual, indices), added)
 
 
 class Decoder(nn.Module):
@@ -57,6 +96,8 @@ class Decoder(nn.Module):
         Collectives of the tensor-parallel group; None is right for one rank.
     num_layers
         Make only the rank's first layers; export does so and repeats them. None makes all.
+    plugin_config
+        Which parts are computed with plugins; None uses none.
 
     Raises
     ------
@@ -72,10 +113,11 @@ class Decoder(nn.Module):
         max_positions: int | None = None,
         communicator: Communicator | None = None,
         num_layers: int | None = None,
+        plugin_config: PluginConfig | None = None,
     ):
         super().__init__()
         check_supported(config)
-        self.config = config
+        self.config, self.plugin_config = config, plugin_config
         self.mapping = mapping or config.mapping
         self.communicator: Communicator = communicator or SingleRank()
         self.max_positions = max_positions or config.max_position_embeddings
@@ -142,15 +184,16 @@ class Decoder(nn.Module):
             cos, sin = F.embedding(positions, self.rotary_cos), F.embedding(positions, self.rotary_sin)  # (B, T, R)
         step = StepContext(write_indices, mask, cos, sin)
         presents = []
+        hidden = Hidden(x)
         for number, layer in enumerate(self.transformer.layers):
-            x, key, value = layer(x, step, caches[2 * number], caches[2 * number + 1])
+            hidden, key, value = layer(hidden, step, caches[2 * number], caches[2 * number + 1])
             presents += [key, value]
         if not self.mapping.is_last_pp_rank or logit_indices is None:
-            return x, presents
-        return self._logits(x, logit_indices), presents
+            return hidden.summed(), presents
+        return self._logits(hidden.at(logit_indices)), presents
 
-    def _logits(self, x: torch.Tensor, logit_indices: torch.Tensor) -> torch.Tensor:
-        x = self.transformer.ln_f(ops.select_tokens(x, logit_indices))  # (B, K, hidden)
+    def _logits(self, hidden: Hidden) -> torch.Tensor:
+        x, _ = hidden.normed(self.transformer.ln_f)  # (B, K, hidden)
         if self.config.share_embedding_table:
             logits = ops.linear(x, self.transformer.vocab_embedding.weight, None)
         else:
@@ -182,7 +225,8 @@ class Decoder(nn.Module):
         gate = None
         if config.gated_mlp:
             gate = self._linear(f"{name}.mlp.gate", config.hidden_size, mlp_width, config.mlp_bias)
-        return DecoderLayer(self._norm(), attention, self._norm(), Mlp(fc, proj, gate, config.hidden_act))
+        mlp = Mlp(fc, proj, gate, config.hidden_act, use_plugin=self._uses("swiglu_plugin"))
+        return DecoderLayer(self._norm(), attention, self._norm(), mlp)
 
     def _linear(self, name: str, in_features: int, out_features: int, bias: bool, *, by_input: bool = False) -> Linear:
         reduce = self.communicator if by_input and self.mapping.tp_size > 1 else None
@@ -192,8 +236,13 @@ class Decoder(nn.Module):
         quantization = self.config.quantization
         return None if quantization.excludes(module) else scheme_from_config(quantization)
 
-    def _norm(self) -> nn.Module:
-        return NORMS[self.config.norm_type](self.config.hidden_size, self.config.norm_epsilon)
+    def _uses(self, plugin: str) -> bool:
+        return self.plugin_config is not None and self.plugin_config.enabled(plugin)
+
+    def _norm(self) -> Norm:
+        kind = self.config.norm_type
+        use_plugin = self._uses(f"{kind}_plugin")
+        return NORMS[kind](self.config.hidden_size, self.config.norm_epsilon, use_plugin=use_plugin)
 
     def _embedding(self, num_rows: int) -> Embedding:
         config, tp = self.config, self.mapping.tp_size
@@ -203,7 +252,14 @@ class Decoder(nn.Module):
             return Embedding(num_rows, config.hidden_size // tp, communicator=self.communicator, split_dim=1)
         rows = -(-num_rows // tp)
         first_row = self.mapping.tp_rank * rows
-        return Embedding(rows, config.hidden_size, communicator=self.communicator, split_dim=0, first_row=first_row)
+        return Embedding(
+            rows,
+            config.hidden_size,
+            communicator=self.communicator,
+            split_dim=0,
+            first_row=first_row,
+            use_plugin=self._uses("lookup_plugin"),
+        )
 
 
 def check_supported(config: ModelConfig) -> None:

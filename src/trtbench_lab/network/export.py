@@ -15,7 +15,7 @@ from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from ..errors import BuildError, SpecError
-from ..specs import Mapping, ModelConfig
+from ..specs import Mapping, ModelConfig, PluginConfig
 from ..storage import storage_error
 from .decoder import Decoder
 from .export_log import LogSink, captured_log
@@ -115,13 +115,22 @@ def export_onnx(
     max_positions: int | None = None,
     capacity: int | None = None,
     dtype: torch.dtype = torch.float32,
+    plugin_config: PluginConfig | None = None,
     log: LogSink | None = None,
 ) -> None:
     """Write the portable network of one rank with its weights: the file that TensorRT parses and ONNX Runtime runs.
 
     Parameters are those of `export_network` and `ExportedNetwork.write`.
     """
-    network = export_network(config, mapping, max_positions=max_positions, capacity=capacity, dtype=dtype, log=log)
+    network = export_network(
+        config,
+        mapping,
+        max_positions=max_positions,
+        capacity=capacity,
+        dtype=dtype,
+        plugin_config=plugin_config,
+        log=log,
+    )
     network.write(path, weights)
 
 
@@ -132,6 +141,7 @@ def export_network(
     max_positions: int | None = None,
     capacity: int | None = None,
     dtype: torch.dtype = torch.float32,
+    plugin_config: PluginConfig | None = None,
     log: LogSink | None = None,
     repeat_layers: bool = True,
 ) -> ExportedNetwork:
@@ -147,6 +157,8 @@ def export_network(
         Tokens a cache row holds, where the reader needs a constant (TensorRT does); None leaves it open.
     dtype
         Type of the computation; weights are converted to it.
+    plugin_config
+        Which parts become nodes of plugins; None makes none.
     log
         Takes the exporter's warnings, a line at a time.
     repeat_layers
@@ -167,12 +179,12 @@ def export_network(
             remedy="Use the torch backend for several ranks, or convert with tp_size 1.",
         )
     with torch.device("meta"):
-        whole = Decoder(config, mapping, max_positions=max_positions)
+        whole = Decoder(config, mapping, max_positions=max_positions, plugin_config=plugin_config)
     num_layers = len(whole.transformer.layers)
     traced_layers = 2 if repeat_layers and num_layers > 2 and layers_are_alike(whole) else num_layers
     try:
         with captured_log(log):
-            model = _trace(config, mapping, traced_layers, max_positions, dtype)
+            model = _trace(config, mapping, traced_layers, max_positions, dtype, plugin_config)
     except SpecError:
         raise
     except Exception as error:
@@ -198,11 +210,18 @@ def export_network(
 
 
 def _trace(
-    config: ModelConfig, mapping: Mapping, num_layers: int, max_positions: int | None, dtype: torch.dtype
+    config: ModelConfig,
+    mapping: Mapping,
+    num_layers: int,
+    max_positions: int | None,
+    dtype: torch.dtype,
+    plugin_config: PluginConfig | None,
 ) -> ir.Model:
     batch, length, logits, capacity = 2, 3, 2, 16  # any sizes above 1: they become dynamic
     with FakeTensorMode(shape_env=ShapeEnv()):
-        decoder = Decoder(config, mapping, max_positions=max_positions, num_layers=num_layers)
+        decoder = Decoder(
+            config, mapping, max_positions=max_positions, num_layers=num_layers, plugin_config=plugin_config
+        )
         cast_floats(decoder, dtype)
         tokens = torch.zeros(batch, length, dtype=torch.int64)
         if not mapping.is_first_pp_rank:

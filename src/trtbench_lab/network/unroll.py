@@ -30,27 +30,37 @@ def unroll_layers(graph: ir.Graph, num_layers: int) -> None:
     Raises
     ------
     BuildError
-        When layer 1 reads anything of layer 0 besides one hidden state and constants; the layers are then no chain.
+        When the layers are no chain: what leaves the last is not what the next would read.
     """
     layer = [node for node in graph if _layer_of(node) == 1]
-    hidden_in = _hidden_input(layer)
-    hidden_out = _hidden_output(graph, layer)
-    presents = [value for node in layer for value in node.outputs if value.is_graph_output()]
+    links = _links([node for node in graph if _layer_of(node) == 0], layer)
+    leaving = _leaving(graph, layer)
+    if not links or leaving - {after for _, after in links}:
+        raise BuildError(
+            f"Layers are connected by {len(links)} tensors that repeat, and {len(leaving)} leave the last.",
+            where="network/unroll.py",
+            remedy="Export with repeat_layers=False.",
+        )
+    presents = [value for node in layer for value in node.outputs if value.is_graph_output() and value not in leaving]
     pasts = list(graph.inputs)[-len(presents) :]
-    tail_uses = [use for use in hidden_out.uses() if _layer_of(use.node) != 1]
+    tail_uses = [(use, after) for _, after in links for use in after.uses() if _layer_of(use.node) != 1]
 
-    last_node, hidden = layer[-1], hidden_out
+    last_node, states = layer[-1], dict(links)
     for number in range(2, num_layers):
-        copies: dict[ir.Value, ir.Value] = {hidden_in: hidden}
+        copies: dict[ir.Value, ir.Value] = dict(states)
         for past in pasts:
             copies[past] = ir.Value(name=f"{past.name}_{number}", shape=past.shape, type=past.type)
             graph.inputs.append(copies[past])
         clones = [_clone(node, number, copies, graph) for node in layer]
         graph.insert_after(last_node, clones)
         graph.outputs.extend(copies[present] for present in presents)
-        last_node, hidden = clones[-1], copies[hidden_out]
-    for use in tail_uses:
-        use.node.replace_input_with(use.idx, hidden)
+        last_node, states = clones[-1], {before: copies[after] for before, after in links}
+    last = {after: states[before] for before, after in links}
+    for use, after in tail_uses:
+        use.node.replace_input_with(use.idx, last[after])
+    for position, value in enumerate(graph.outputs):
+        if value in last:  # a stage of a pipeline hands the hidden state over
+            graph.outputs[position] = last[value]
 
 
 def _clone(node: ir.Node, number: int, copies: dict[ir.Value, ir.Value], graph: ir.Graph) -> ir.Node:
@@ -89,39 +99,34 @@ def _layer_of(node: ir.Node) -> int | None:
     return None
 
 
-def _hidden_input(layer: list[ir.Node]) -> ir.Value:
-    from_layer_0 = {
-        value
-        for node in layer
-        for value in node.inputs
-        if value is not None
-        and (producer := value.producer()) is not None
-        and _layer_of(producer) == 0
-        and producer.op_type != "Constant"
-    }
-    return _only(from_layer_0)
+def _links(before: list[ir.Node], layer: list[ir.Node]) -> list[tuple[ir.Value, ir.Value]]:
+    """Return each tensor of layer 0 that layer 1 reads, with the tensor of layer 1 that stands in its place.
+
+    Layers are alike from their ends: only their first norms may differ, since layer 0 has no sum to take in.
+    """
+    produced = {value: (place, index) for place, node in enumerate(reversed(before)) for index, value in _results(node)}
+    links: dict[ir.Value, ir.Value] = {}
+    for node in layer:
+        for value in node.inputs:
+            if value in produced and value not in links:
+                place, index = produced[value]
+                links[value] = layer[-1 - place].outputs[index]
+    return list(links.items())
 
 
-def _hidden_output(graph: ir.Graph, layer: list[ir.Node]) -> ir.Value:
+def _results(node: ir.Node) -> list[tuple[int, ir.Value]]:
+    return [] if node.op_type == "Constant" else list(enumerate(node.outputs))
+
+
+def _leaving(graph: ir.Graph, layer: list[ir.Node]) -> set[ir.Value]:
+    """Return the tensors of the last layer that something after it reads."""
     members = set(layer)
     leaving = {
         value
         for node in layer
-        for value in node.outputs
-        if node.op_type != "Constant"
-        and not value.is_graph_output()
-        and any(user not in members for user in value.consumers())
+        for _, value in _results(node)
+        if not value.is_graph_output() and any(user not in members for user in value.consumers())
     }
     if not leaving:  # a pipeline stage that ends with its last layer gives the hidden state itself
         leaving = {value for value in list(graph.outputs)[:1] if value.producer() in members}
-    return _only(leaving)
-
-
-def _only(values: set[ir.Value]) -> ir.Value:
-    if len(values) != 1:
-        raise BuildError(
-            f"Layers are connected by {len(values)} tensors where one hidden state was expected.",
-            where="network/unroll.py",
-            remedy="Export with repeat_layers=False.",
-        )
-    return next(iter(values))
+    return leaving

@@ -57,6 +57,9 @@ class PluginConfig(Spec):
     )
     rmsnorm_plugin: str = _plugin("disable", "Fused residual add and RMS norm.", "--use_rmsnorm_plugin")
     layernorm_plugin: str = _plugin("disable", "Fused residual add and layer norm.", "--use_layernorm_plugin")
+    swiglu_plugin: str = _plugin(
+        "disable", "Activation and product of a gated feed-forward block in one kernel.", "--use_swiglu_plugin"
+    )
     lookup_plugin: str = _plugin(
         "disable", "Embedding lookup for a table divided along the vocabulary.", "--use_lookup_plugin"
     )

@@ -196,6 +196,14 @@ def plugins_fit_model(plugins: PluginConfig, model: ModelConfig) -> Iterator[Con
                 {f"PluginConfig.{name}": "disable"},
                 severity="warning",
             )
+    if plugins.enabled("swiglu_plugin") and not model.gated_mlp:
+        yield Conflict(
+            ("PluginConfig.swiglu_plugin", "ModelConfig.gated_mlp"),
+            f"swiglu_plugin has nothing to do: the feed-forward block of {model.architecture} has no gate.",
+            "Disable swiglu_plugin.",
+            {"PluginConfig.swiglu_plugin": "disable"},
+            severity="warning",
+        )
     sharded = model.use_parallel_embedding and model.embedding_sharding_dim == 0
     if plugins.enabled("lookup_plugin") and not sharded:
         yield Conflict(
