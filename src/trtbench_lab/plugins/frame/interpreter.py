@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from .interpreter_numbers import exact_numbers
+
 _lock = threading.RLock()  # the interpreter replaces functions of triton.language while it runs
 
 
@@ -46,14 +48,23 @@ def _interpreted_calls() -> Iterator[None]:
         # Scalars are arrays of one element there, which NumPy 2.4 no longer turns into the bound of a loop.
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        # bfloat16 is kept as its bits there, and they would be multiplied as integers.
+        if a.dtype == triton.language.bfloat16:
+            a, b = (self.cast_impl(side, triton.language.float32) for side in (a, b))
+        return dot(self, a, b, *rest)
+
     compiled_call = JITFunction.__call__
+    dot = interpreter.InterpreterBuilder.create_dot
+    interpreter.InterpreterBuilder.create_dot = create_dot
     patched = interpreter._patch_lang_tensor
     interpreter._patch_lang_tensor = patch_tensor
-    with triton.knobs.runtime.scope():
+    with triton.knobs.runtime.scope(), exact_numbers():
         triton.knobs.runtime.interpret = True
         JITFunction.__call__ = call
         try:
             yield
         finally:
             JITFunction.__call__ = compiled_call
+            interpreter.InterpreterBuilder.create_dot = dot
             interpreter._patch_lang_tensor = patched

@@ -1,0 +1,98 @@
+"""Which launches are worth trying for a product, the likeliest first."""
+
+from __future__ import annotations
+
+from .choice import Choice, Problem
+
+PROGRAMS = 132
+"""Multiprocessors of the GPU that the order of the candidates was measured on (H200)."""
+
+
+def candidates(problem: Problem) -> list[Choice]:
+    """Return the choices that `tune` measures; the first is the default where nothing is measured."""
+    rows = problem.rows
+    if rows == 1 and problem.kind != "int8_int8":
+        return _matvec(problem) + _slices(problem)[:3]
+    if rows <= 16:
+        return [*_slices(problem), *_few_rows(problem), Choice("library")]
+    if rows <= 64:
+        return [*_few_rows(problem), Choice("library")]
+    large = _large(problem)
+    return [*large, Choice("library")] if problem.norm is not None else [Choice("library"), *large]
+
+
+def _matvec(problem: Problem) -> list[Choice]:
+    """Blocks of outputs × units of 16 bytes; a step of 32 units a warp leaves every thread one unit of each row."""
+    cells = problem.in_features // 8 if problem.kind == "int4" else problem.in_features
+    wide = 4 if problem.kind == "int4" or problem.dtype == "float32" else 8
+    found = []
+    for block_n, units, warps in (
+        (8, 128, 4),
+        (16, 64, 2),
+        (16, 128, 4),
+        (8, 64, 2),
+        (4, 256, 4),
+        (4, 128, 4),
+        (8, 256, 8),
+        (16, 32, 1),
+        (8, 32, 1),
+        (4, 512, 8),
+        (2, 512, 8),
+    ):
+        if problem.gated and block_n > 8:
+            continue
+        units = min(units, _power_of_two(-(-cells // wide)))
+        found.append(Choice("matvec", 1, block_n, units, num_warps=warps))
+    return list(dict.fromkeys(found))
+
+
+def _slices(problem: Problem) -> list[Choice]:
+    cells = problem.in_features // 8 if problem.kind == "int4" else problem.in_features
+    least = 32 if problem.kind in ("int8_int8", "fp8") else 16  # the shortest sum of the tensor cores
+    found = []
+    for block_n, block_c, warps in ((16, 64, 8), (16, 64, 4), (8, 128, 8), (16, 128, 4), (8, 64, 4), (32, 64, 4)):
+        if problem.kind == "int4":
+            block_c //= 2
+        block_c = max(least, min(block_c, _power_of_two(-(-cells // warps))))
+        found.append(Choice("slice", 16, block_n, block_c, num_warps=warps))
+    return list(dict.fromkeys(found))
+
+
+def _few_rows(problem: Problem) -> list[Choice]:
+    """The weight takes the long side of the tensor cores; enough programs along K to fill the GPU."""
+    block_m = max(16, _power_of_two(problem.rows))
+    cells = problem.in_features // 8 if problem.kind == "int4" else problem.in_features
+    found = []
+    for block_n, block_c, warps, stages in ((64, 128, 4, 5), (64, 256, 4, 3), (128, 128, 8, 4), (128, 64, 4, 5)):
+        block_c = _cells_of_step(problem, block_c)
+        blocks = -(-problem.out_features // block_n)
+        for waves in (2, 1, 4):
+            split = max(1, min(16, waves * PROGRAMS // blocks, cells // (block_c * 2)))
+            split = 1 << (split.bit_length() - 1)
+            found.append(
+                Choice("tile", block_m, block_n, block_c, split, swap=True, num_warps=warps, num_stages=stages)
+            )
+    return list(dict.fromkeys(found))
+
+
+def _large(problem: Problem) -> list[Choice]:
+    sizes = ((128, 128, 64, 8, 3), (128, 256, 64, 8, 3), (64, 128, 64, 4, 4), (128, 64, 128, 4, 3))
+    if problem.gated:
+        sizes = ((128, 64, 64, 4, 3), (128, 128, 64, 8, 3), (64, 128, 64, 4, 3), (64, 64, 64, 4, 4))
+    return [
+        Choice("tile", block_m, block_n, _cells_of_step(problem, block_c), num_warps=warps, num_stages=stages)
+        for block_m, block_n, block_c, warps, stages in sizes
+    ]
+
+
+def _cells_of_step(problem: Problem, elements: int) -> int:
+    """Turn elements along K into cells: as many bytes of 8-bit weights, and words of 4-bit ones."""
+    if problem.kind == "int4":
+        return max(16, elements // 8)
+    if problem.kind == "dense" and problem.dtype == "float32":
+        return max(16, elements // 2)
+    return elements
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(0, size - 1).bit_length()

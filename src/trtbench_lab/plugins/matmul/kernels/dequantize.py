@@ -1,0 +1,48 @@
+"""The kernel that makes a quantized weight dense."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .common import INT4, element_of, nibble
+
+
+@triton.jit
+def dequantize_kernel(
+    w_ptr,
+    scale_ptr,
+    zero_ptr,
+    dense_ptr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    KIND: tl.constexpr,
+    GROUP: tl.constexpr,
+    NIBBLES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """``dense = (q − zero) · scale``, each step rounded to the type of `dense` (N, K), as the definition does."""
+    CELLS: tl.constexpr = K // 8 if KIND == INT4 else K
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
+    cells = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+    inside = (n < N) & (cells < CELLS)
+    w = tl.load(w_ptr + n.to(tl.int64) * CELLS + cells, mask=inside, other=0)
+    if KIND == INT4:
+        for i in tl.static_range(8):
+            _store(nibble(w, i), element_of(cells, i, NIBBLES), n, inside, scale_ptr, zero_ptr, dense_ptr, K, GROUP)
+    else:
+        _store(w.to(tl.float32), cells, n, inside, scale_ptr, zero_ptr, dense_ptr, K, GROUP)
+
+
+@triton.jit
+def _store(q, k, n, inside, scale_ptr, zero_ptr, dense_ptr, K: tl.constexpr, GROUP: tl.constexpr):
+    TYPE: tl.constexpr = dense_ptr.dtype.element_ty
+    row = n.to(tl.int64)
+    if GROUP == 0:
+        scale = tl.load(scale_ptr + row, mask=inside, other=0.0)
+    else:
+        scale = tl.load(scale_ptr + row * (K // GROUP) + k // GROUP, mask=inside, other=0.0)
+        if zero_ptr is not None:
+            q = q - tl.load(zero_ptr + row * (K // GROUP) + k // GROUP, mask=inside, other=0).to(tl.float32)
+    tl.store(dense_ptr + row * K + k, (q * scale.to(tl.float32)).to(TYPE), mask=inside)

@@ -1,0 +1,724 @@
+"""Several rows times a weight, on the tensor cores.
+
+`slice_kernel` is for few rows (up to 16 or so) and small weights: a program makes BLOCK_N outputs over all input
+features, its warps each take a slice of them and add up at the end, and the first weights are requested before the
+previous kernel of the stream has finished. `tile_kernel` is for everything else: pipelined blocks, and several programs
+along the input features where outputs alone do not fill the GPU. Their sums meet in a fixed order, so that the same
+inputs always give the same bits.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from .common import (
+    DENSE,
+    FP8,
+    INT4,
+    INT8_INT8,
+    LAYER_NORM,
+    activate,
+    element_of,
+    nibble,
+    prepare,
+)
+
+
+@triton.jit
+def _rows_statistics(x_ptr, m, inside, NORM: tl.constexpr, EPSILON: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr):
+    """Return mean and 1 / deviation of rows `m` of x (rows, K): both (BLOCK_M,), in two passes over cached inputs."""
+    k = tl.arange(0, BLOCK)
+    pointers = x_ptr + m.to(tl.int64)[:, None] * K + k[None, :]
+    total = tl.zeros((m.shape[0], BLOCK), tl.float32)
+    mean = tl.zeros((m.shape[0],), tl.float32)
+    if NORM == LAYER_NORM:
+        for start in range(0, K, BLOCK):
+            total += tl.load(pointers + start, mask=inside[:, None] & (k < K - start)[None, :], other=0.0)
+        mean = tl.sum(total, 1) / K
+        total = tl.zeros((m.shape[0], BLOCK), tl.float32)
+    for start in range(0, K, BLOCK):
+        mask = inside[:, None] & (k < K - start)[None, :]
+        x = tl.load(pointers + start, mask=mask, other=0.0).to(tl.float32)
+        x = tl.where(mask, x - mean[:, None], 0.0)
+        total += x * x
+    return mean, tl.rsqrt(tl.sum(total, 1) / K + EPSILON)
+
+
+@triton.jit
+def _with_group(w, pointer, zero_ptr, n, group, inside, GROUPS: tl.constexpr, TYPE: tl.constexpr):
+    """Dequantize a block in the computation's type; `n` and `group` broadcast to its shape."""
+    at = n.to(tl.int64) * GROUPS + group
+    w = w.to(tl.float32)
+    if zero_ptr is not None:
+        w -= tl.load(zero_ptr + at, mask=inside, other=0).to(tl.float32)
+    return (w * tl.load(pointer + at, mask=inside, other=0.0).to(tl.float32)).to(TYPE)
+
+
+@triton.jit
+def _outputs(
+    acc,
+    scale_ptr,
+    bias_ptr,
+    x_scale,
+    n,
+    N: tl.constexpr,
+    KIND: tl.constexpr,
+    GROUP: tl.constexpr,
+    ONE_SCALE: tl.constexpr,
+):
+    """Apply the scales that belong to whole outputs, then the bias: (BLOCK_M, BLOCK_N) float32.
+
+    `x_scale` is a number, or (BLOCK_M, 1) where each row has its own.
+    """
+    y = acc.to(tl.float32)
+    if KIND == FP8 or KIND == INT8_INT8:
+        y *= x_scale
+    if KIND != DENSE and GROUP == 0:
+        if ONE_SCALE:
+            y *= tl.load(scale_ptr).to(tl.float32)
+        else:
+            y *= tl.load(scale_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    if bias_ptr is not None:
+        y += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    return y
+
+
+@triton.jit
+def _slice_block(w_ptr, n, cells, N: tl.constexpr, CELLS: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr):
+    """Load weight cells: (SLICES, BLOCK_N, BLOCK_C)."""
+    pointers = w_ptr + n.to(tl.int64)[None, :, None] * CELLS + cells
+    if N % BLOCK_N == 0 and CELLS % STEP == 0:
+        return tl.load(pointers, eviction_policy="evict_first")
+    return tl.load(pointers, mask=(n < N)[None, :, None] & (cells < CELLS), other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def _slice_product(
+    acc,
+    w,
+    x_ptr,
+    scale_ptr,
+    zero_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    pre_scale_ptr,
+    inverse_x_scale,
+    mean,
+    rstd,
+    m,
+    inside_m,
+    n,
+    cells,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    KIND: tl.constexpr,
+    GROUP: tl.constexpr,
+    NIBBLES: tl.constexpr,
+    NORM: tl.constexpr,
+    TYPE: tl.constexpr,
+):
+    """Add the products of loaded cells: acc (SLICES, BLOCK_M, BLOCK_N)."""
+    rows = m.to(tl.int64)[None, :, None] * K
+    inside_n = (n < N)[None, :, None]
+    if KIND == INT4:
+        inside_k = cells < K // 8
+        for i in tl.static_range(8):
+            k = element_of(cells, i, NIBBLES)
+            inside = inside_k & inside_m[None, :, None]
+            x = tl.load(x_ptr + rows + k, mask=inside, other=0.0)
+            x = prepare(
+                x,
+                k,
+                inside_k,
+                mean,
+                rstd,
+                norm_weight_ptr,
+                norm_bias_ptr,
+                pre_scale_ptr,
+                inverse_x_scale,
+                NORM,
+                KIND,
+                TYPE,
+            )
+            part = nibble(w, i).to(TYPE)
+            if GROUP != 0:
+                part = _with_group(
+                    part, scale_ptr, zero_ptr, n[None, :, None], k // GROUP, inside_n & inside_k, K // GROUP, TYPE
+                )
+            acc = tl.dot(x, tl.permute(part, (0, 2, 1)), acc, input_precision="ieee")
+        return acc
+    inside_k = cells < K
+    x = tl.load(x_ptr + rows + cells, mask=inside_k & inside_m[None, :, None], other=0.0)
+    if KIND == INT8_INT8:
+        return tl.dot(x, tl.permute(w, (0, 2, 1)), acc, out_dtype=tl.int32)
+    x = prepare(
+        x,
+        cells,
+        inside_k,
+        mean,
+        rstd,
+        norm_weight_ptr,
+        norm_bias_ptr,
+        pre_scale_ptr,
+        inverse_x_scale,
+        NORM,
+        KIND,
+        TYPE,
+    )
+    if KIND != FP8:
+        w = w.to(TYPE)
+    if GROUP != 0:
+        w = _with_group(w, scale_ptr, zero_ptr, n[None, :, None], cells // GROUP, inside_n & inside_k, K // GROUP, TYPE)
+    return tl.dot(x, tl.permute(w, (0, 2, 1)), acc, input_precision="ieee")
+
+
+@triton.jit
+def slice_kernel(
+    x_ptr,
+    w_ptr,
+    w2_ptr,
+    scale_ptr,
+    scale2_ptr,
+    zero_ptr,
+    zero2_ptr,
+    pre_scale_ptr,
+    x_scale_ptr,
+    bias_ptr,
+    bias2_ptr,
+    residual_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    rows,
+    out_ptr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    KIND: tl.constexpr,
+    GROUP: tl.constexpr,
+    NIBBLES: tl.constexpr,
+    NORM: tl.constexpr,
+    EPSILON: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    ONE_SCALE: tl.constexpr,
+    ROW_SCALES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    SLICES: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """``out = act(norm(x) Wᵀ + b) · (norm(x) W2ᵀ + b2) + residual`` for x (rows, K); each part may be absent.
+
+    Program (i, j) makes BLOCK_N outputs of BLOCK_M rows. A cell is one element of the weight, or one int32 word of
+    eight 4-bit ones; each of SLICES warps takes BLOCK_C cells a step.
+    """
+    CELLS: tl.constexpr = K // 8 if KIND == INT4 else K
+    STEP: tl.constexpr = SLICES * BLOCK_C
+    STEPS: tl.constexpr = (CELLS + STEP - 1) // STEP
+    TYPE: tl.constexpr = x_ptr.dtype.element_ty
+    ACC: tl.constexpr = tl.int32 if KIND == INT8_INT8 else tl.float32
+    if PDL:
+        gdc_launch_dependents()
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    inside_m = m < rows
+    cells = (tl.arange(0, SLICES)[:, None] * BLOCK_C + tl.arange(0, BLOCK_C)[None, :])[:, None, :]
+    w = _slice_block(w_ptr, n, cells, N, CELLS, BLOCK_N, STEP)
+    w2 = w
+    if w2_ptr is not None:
+        w2 = _slice_block(w2_ptr, n, cells, N, CELLS, BLOCK_N, STEP)
+    if PDL:
+        gdc_wait()
+    mean, rstd = 0.0, 1.0
+    if NORM != 0:
+        row_mean, row_rstd = _rows_statistics(x_ptr, m, inside_m, NORM, EPSILON, K, BLOCK_X)
+        mean, rstd = row_mean[None, :, None], row_rstd[None, :, None]
+    x_scale, inverse_x_scale = 1.0, 1.0
+    if KIND == FP8 or KIND == INT8_INT8:
+        if ROW_SCALES:
+            x_scale = tl.load(x_scale_ptr + m, mask=inside_m, other=1.0).to(tl.float32)[:, None]
+        else:
+            x_scale = tl.load(x_scale_ptr).to(tl.float32)
+            inverse_x_scale = 1.0 / x_scale
+    acc = tl.zeros((SLICES, BLOCK_M, BLOCK_N), ACC)
+    acc2 = acc
+    for _ in range(1, STEPS):
+        following = cells + STEP
+        w_following = _slice_block(w_ptr, n, following, N, CELLS, BLOCK_N, STEP)
+        w2_following = w_following
+        if w2_ptr is not None:
+            w2_following = _slice_block(w2_ptr, n, following, N, CELLS, BLOCK_N, STEP)
+        acc = _slice_product(
+            acc,
+            w,
+            x_ptr,
+            scale_ptr,
+            zero_ptr,
+            norm_weight_ptr,
+            norm_bias_ptr,
+            pre_scale_ptr,
+            inverse_x_scale,
+            mean,
+            rstd,
+            m,
+            inside_m,
+            n,
+            cells,
+            N,
+            K,
+            KIND,
+            GROUP,
+            NIBBLES,
+            NORM,
+            TYPE,
+        )
+        if w2_ptr is not None:
+            acc2 = _slice_product(
+                acc2,
+                w2,
+                x_ptr,
+                scale2_ptr,
+                zero2_ptr,
+                norm_weight_ptr,
+                norm_bias_ptr,
+                pre_scale_ptr,
+                inverse_x_scale,
+                mean,
+                rstd,
+                m,
+                inside_m,
+                n,
+                cells,
+                N,
+                K,
+                KIND,
+                GROUP,
+                NIBBLES,
+                NORM,
+                TYPE,
+            )
+        w, w2, cells = w_following, w2_following, following
+    acc = _slice_product(
+        acc,
+        w,
+        x_ptr,
+        scale_ptr,
+        zero_ptr,
+        norm_weight_ptr,
+        norm_bias_ptr,
+        pre_scale_ptr,
+        inverse_x_scale,
+        mean,
+        rstd,
+        m,
+        inside_m,
+        n,
+        cells,
+        N,
+        K,
+        KIND,
+        GROUP,
+        NIBBLES,
+        NORM,
+        TYPE,
+    )
+    y = _outputs(tl.sum(acc, 0), scale_ptr, bias_ptr, x_scale, n, N, KIND, GROUP, ONE_SCALE)
+    y = activate(y, ACTIVATION)
+    if w2_ptr is not None:
+        acc2 = _slice_product(
+            acc2,
+            w2,
+            x_ptr,
+            scale2_ptr,
+            zero2_ptr,
+            norm_weight_ptr,
+            norm_bias_ptr,
+            pre_scale_ptr,
+            inverse_x_scale,
+            mean,
+            rstd,
+            m,
+            inside_m,
+            n,
+            cells,
+            N,
+            K,
+            KIND,
+            GROUP,
+            NIBBLES,
+            NORM,
+            TYPE,
+        )
+        y *= _outputs(tl.sum(acc2, 0), scale2_ptr, bias2_ptr, x_scale, n, N, KIND, GROUP, ONE_SCALE)
+    at = m.to(tl.int64)[:, None] * N + n[None, :]
+    mask = inside_m[:, None] & (n < N)[None, :]
+    if residual_ptr is not None:
+        y += tl.load(residual_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _tile_sum(
+    x_ptr,
+    w_ptr,
+    scale_ptr,
+    zero_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    pre_scale_ptr,
+    inverse_x_scale,
+    mean,
+    rstd,
+    m,
+    inside_m,
+    n,
+    first_cell,
+    last_cell,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    KIND: tl.constexpr,
+    GROUP: tl.constexpr,
+    NIBBLES: tl.constexpr,
+    NORM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    SWAP: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Multiply over a range of cells: (BLOCK_M, BLOCK_N), or transposed where SWAP."""
+    CELLS: tl.constexpr = K // 8 if KIND == INT4 else K
+    TYPE: tl.constexpr = x_ptr.dtype.element_ty
+    ACC: tl.constexpr = tl.int32 if KIND == INT8_INT8 else tl.float32
+    # The scales of a group can follow the product where a step never leaves the group.
+    AFTER: tl.constexpr = GROUP != 0 and zero_ptr is None and GROUP % (BLOCK_C * (8 if KIND == INT4 else 1)) == 0
+    acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), ACC)
+    x_rows = x_ptr + m.to(tl.int64)[:, None] * K
+    w_rows = w_ptr + n.to(tl.int64)[:, None] * CELLS
+    inside_n = (n < N)[:, None]
+    for start in tl.range(first_cell, last_cell, BLOCK_C, num_stages=STAGES):
+        cells = start + tl.arange(0, BLOCK_C)[None, :]
+        if CELLS % BLOCK_C == 0 and N % BLOCK_N == 0:
+            w = tl.load(w_rows + cells)
+        elif CELLS % BLOCK_C == 0:
+            w = tl.load(w_rows + cells, mask=inside_n, other=0.0)
+        else:
+            w = tl.load(w_rows + cells, mask=inside_n & (cells < CELLS), other=0.0)
+        part = acc
+        if AFTER:
+            part = tl.zeros_like(acc)
+        if KIND == INT4:
+            for i in tl.static_range(8):
+                k = element_of(cells, i, NIBBLES)
+                x = tl.load(x_rows + k, mask=inside_m[:, None] & (cells < CELLS), other=0.0)
+                x = prepare(
+                    x,
+                    k,
+                    cells < CELLS,
+                    mean,
+                    rstd,
+                    norm_weight_ptr,
+                    norm_bias_ptr,
+                    pre_scale_ptr,
+                    inverse_x_scale,
+                    NORM,
+                    KIND,
+                    TYPE,
+                )
+                q = nibble(w, i).to(TYPE)
+                if GROUP != 0 and not AFTER:
+                    inside = inside_n & (cells < CELLS)
+                    q = _with_group(q, scale_ptr, zero_ptr, n[:, None], k // GROUP, inside, K // GROUP, TYPE)
+                if SWAP:
+                    part = tl.dot(q, tl.trans(x), part, input_precision="ieee")
+                else:
+                    part = tl.dot(x, tl.trans(q), part, input_precision="ieee")
+        else:
+            if CELLS % BLOCK_C == 0:
+                x = tl.load(x_rows + cells, mask=inside_m[:, None], other=0.0)
+            else:
+                x = tl.load(x_rows + cells, mask=inside_m[:, None] & (cells < CELLS), other=0.0)
+            if KIND != INT8_INT8:
+                x = prepare(
+                    x,
+                    cells,
+                    cells < CELLS,
+                    mean,
+                    rstd,
+                    norm_weight_ptr,
+                    norm_bias_ptr,
+                    pre_scale_ptr,
+                    inverse_x_scale,
+                    NORM,
+                    KIND,
+                    TYPE,
+                )
+                if KIND != FP8:
+                    w = w.to(TYPE)
+            if GROUP != 0 and not AFTER:
+                inside = inside_n & (cells < CELLS)
+                w = _with_group(w, scale_ptr, zero_ptr, n[:, None], cells // GROUP, inside, K // GROUP, TYPE)
+            if SWAP:
+                part = tl.dot(w, tl.trans(x), part, input_precision="ieee", out_dtype=ACC)
+            else:
+                part = tl.dot(x, tl.trans(w), part, input_precision="ieee", out_dtype=ACC)
+        if AFTER:
+            group = start * (8 if KIND == INT4 else 1) // GROUP
+            scales = tl.load(scale_ptr + n.to(tl.int64) * (K // GROUP) + group, mask=n < N, other=0.0).to(tl.float32)
+            if SWAP:
+                acc += part * scales[:, None]
+            else:
+                acc += part * scales[None, :]
+        else:
+            acc = part
+    if SWAP:
+        return tl.trans(acc)
+    return acc
+
+
+@triton.jit
+def _prefetch(w_ptr, n, first, N: tl.constexpr, CELLS: tl.constexpr, COUNT: tl.constexpr):
+    """Bring the first cells of weight rows into the L2 cache, 128 bytes at a time."""
+    LINE: tl.constexpr = 1024 // w_ptr.dtype.element_ty.primitive_bitwidth
+    LINES: tl.constexpr = 1 if COUNT <= LINE else (8 if COUNT >= 8 * LINE else (4 if COUNT >= 4 * LINE else 2))
+    cells = tl.minimum(first + tl.arange(0, LINES) * LINE, CELLS - 1)
+    pointers = w_ptr + tl.minimum(n, N - 1).to(tl.int64)[:, None] * CELLS + cells[None, :]
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers.to(tl.int64)], tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def tile_kernel(
+    x_ptr,
+    w_ptr,
+    w2_ptr,
+    scale_ptr,
+    scale2_ptr,
+    zero_ptr,
+    zero2_ptr,
+    pre_scale_ptr,
+    x_scale_ptr,
+    bias_ptr,
+    bias2_ptr,
+    residual_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    rows,
+    out_ptr,
+    partial_ptr,
+    counter_ptr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    KIND: tl.constexpr,
+    GROUP: tl.constexpr,
+    NIBBLES: tl.constexpr,
+    NORM: tl.constexpr,
+    EPSILON: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    ONE_SCALE: tl.constexpr,
+    ROW_SCALES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    SPLIT_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    SWAP: tl.constexpr,
+    STAGES: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """``out = act(norm(x) Wᵀ + b) · (norm(x) W2ᵀ + b2) + residual`` for x (rows, K); each part may be absent.
+
+    Program (i, s) makes block i of the result over part s of the input features. With SPLIT_K above 1 the parts go to
+    `partial` (SPLIT_K, blocks, BLOCK_M, BLOCK_N) float32 (twice that with W2), and the program that finishes last adds
+    them up in their order; `counter` (blocks,) int32 is zero before and after.
+    """
+    CELLS: tl.constexpr = K // 8 if KIND == INT4 else K
+    BLOCKS_N: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    SHARE: tl.constexpr = ((CELLS + SPLIT_K * BLOCK_C - 1) // (SPLIT_K * BLOCK_C)) * BLOCK_C
+    if PDL:
+        gdc_launch_dependents()
+    block = tl.program_id(0)
+    split = tl.program_id(1)
+    # Blocks of GROUP_M rows of blocks run together, so that their weights are still in the cache.
+    blocks_m = tl.cdiv(rows, BLOCK_M)
+    band = block // (GROUP_M * BLOCKS_N)
+    height = tl.minimum(blocks_m - band * GROUP_M, GROUP_M)
+    block_m = band * GROUP_M + (block % (GROUP_M * BLOCKS_N)) % height
+    block_n = (block % (GROUP_M * BLOCKS_N)) // height
+    n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = block_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    inside_m = m < rows
+    first = split * SHARE
+    last = tl.minimum(first + SHARE, CELLS)
+    if PDL:
+        _prefetch(w_ptr, n, first, N, CELLS, BLOCK_C * STAGES)
+        if w2_ptr is not None:
+            _prefetch(w2_ptr, n, first, N, CELLS, BLOCK_C * STAGES)
+        gdc_wait()
+    mean, rstd = 0.0, 1.0
+    if NORM != 0:
+        row_mean, row_rstd = _rows_statistics(x_ptr, m, inside_m, NORM, EPSILON, K, BLOCK_X)
+        mean, rstd = row_mean[:, None], row_rstd[:, None]
+    x_scale, inverse_x_scale = 1.0, 1.0
+    if KIND == FP8 or KIND == INT8_INT8:
+        if ROW_SCALES:
+            x_scale = tl.load(x_scale_ptr + m, mask=inside_m, other=1.0).to(tl.float32)[:, None]
+        else:
+            x_scale = tl.load(x_scale_ptr).to(tl.float32)
+            inverse_x_scale = 1.0 / x_scale
+    acc = _tile_sum(
+        x_ptr,
+        w_ptr,
+        scale_ptr,
+        zero_ptr,
+        norm_weight_ptr,
+        norm_bias_ptr,
+        pre_scale_ptr,
+        inverse_x_scale,
+        mean,
+        rstd,
+        m,
+        inside_m,
+        n,
+        first,
+        last,
+        N,
+        K,
+        KIND,
+        GROUP,
+        NIBBLES,
+        NORM,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_C,
+        SWAP,
+        STAGES,
+    )
+    acc2 = acc
+    if w2_ptr is not None:
+        acc2 = _tile_sum(
+            x_ptr,
+            w2_ptr,
+            scale2_ptr,
+            zero2_ptr,
+            norm_weight_ptr,
+            norm_bias_ptr,
+            pre_scale_ptr,
+            inverse_x_scale,
+            mean,
+            rstd,
+            m,
+            inside_m,
+            n,
+            first,
+            last,
+            N,
+            K,
+            KIND,
+            GROUP,
+            NIBBLES,
+            NORM,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_C,
+            SWAP,
+            STAGES,
+        )
+    is_last = True
+    if SPLIT_K > 1:
+        CELL: tl.constexpr = BLOCK_M * BLOCK_N
+        inner = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+        blocks = tl.num_programs(0)
+        mine = partial_ptr + (split * blocks + block).to(tl.int64) * CELL + inner
+        second = partial_ptr + (SPLIT_K * blocks).to(tl.int64) * CELL
+        tl.store(mine, acc.to(tl.float32), cache_modifier=".cg")
+        if w2_ptr is not None:
+            tl.store(mine + (SPLIT_K * blocks).to(tl.int64) * CELL, acc2.to(tl.float32), cache_modifier=".cg")
+        tl.debug_barrier()  # all threads of the program have stored before one of them says so
+        is_last = tl.atomic_add(counter_ptr + block, 1, sem="acq_rel") == SPLIT_K - 1
+        if is_last:
+            acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+            acc2 = acc
+            for other in range(SPLIT_K):
+                at = (other * blocks + block).to(tl.int64) * CELL + inner
+                acc += tl.load(partial_ptr + at, cache_modifier=".cg")
+                if w2_ptr is not None:
+                    acc2 += tl.load(second + at, cache_modifier=".cg")
+            tl.store(counter_ptr + block, 0)
+            _write(
+                acc,
+                acc2,
+                w2_ptr,
+                scale_ptr,
+                scale2_ptr,
+                bias_ptr,
+                bias2_ptr,
+                residual_ptr,
+                x_scale,
+                m,
+                inside_m,
+                n,
+                out_ptr,
+                N,
+                KIND,
+                GROUP,
+                ONE_SCALE,
+                ACTIVATION,
+            )
+    else:
+        _write(
+            acc,
+            acc2,
+            w2_ptr,
+            scale_ptr,
+            scale2_ptr,
+            bias_ptr,
+            bias2_ptr,
+            residual_ptr,
+            x_scale,
+            m,
+            inside_m,
+            n,
+            out_ptr,
+            N,
+            KIND,
+            GROUP,
+            ONE_SCALE,
+            ACTIVATION,
+        )
+
+
+@triton.jit
+def _write(
+    acc,
+    acc2,
+    w2_ptr,
+    scale_ptr,
+    scale2_ptr,
+    bias_ptr,
+    bias2_ptr,
+    residual_ptr,
+    x_scale,
+    m,
+    inside_m,
+    n,
+    out_ptr,
+    N: tl.constexpr,
+    KIND: tl.constexpr,
+    GROUP: tl.constexpr,
+    ONE_SCALE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):
+    """Finish a block of outputs and store it."""
+    y = activate(_outputs(acc, scale_ptr, bias_ptr, x_scale, n, N, KIND, GROUP, ONE_SCALE), ACTIVATION)
+    if w2_ptr is not None:
+        y *= _outputs(acc2, scale2_ptr, bias2_ptr, x_scale, n, N, KIND, GROUP, ONE_SCALE)
+    at = m.to(tl.int64)[:, None] * N + n[None, :]
+    mask = inside_m[:, None] & (n < N)[None, :]
+    if residual_ptr is not None:
+        y += tl.load(residual_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mask)
