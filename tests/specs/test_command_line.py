@@ -250,6 +250,8 @@ def test_every_option_can_be_typed(verb: str) -> None:
 
 def _example(option: FlatOption) -> list[str]:
     if option.meta.parse is not None:
+        if option.info.name.endswith("_buckets"):
+            return ["1,8"]
         return {"batch_size": ["1;8"], "input_output_len": ["60,20"], "rotary_scaling": ["linear", "2"]}.get(
             option.info.name, ["rouge1"]
         )

@@ -17,6 +17,15 @@ _WITHOUT_EFFECT = {
     "profiling_verbosity": "the engine always keeps its layers' names",
     "max_num_tokens": "it bounds packed input, and this engine's input is padded",
     "max_prompt_embedding_table_size": "prompt tuning is not executed by this version",
+    "gather_context_logits": "this engine gives logits of any token anyway",
+    "phase_engines": "one engine serves both phases",
+    "batch_buckets": "kernels are not tuned for sizes by this backend",
+    "length_buckets": "kernels are not tuned for sizes by this backend",
+    "capacity_buckets": "the cache has the length that each call binds",
+    "aux_streams": "layers run on the tensorrt backend's streams only",
+    "tiling": "tilings are searched for by the tensorrt backend only",
+    "workspace_limit_mib": "scratch memory is bounded by the tensorrt backend only",
+    "hardware_compatibility": "the engine is not bound to one model of GPU",
     "strongly_typed": "weak typing no longer exists, in TensorRT 11 either",
 }
 

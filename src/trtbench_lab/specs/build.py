@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from .coerce import Unfit
 from .model import DTYPE_SYNONYMS, DTYPES, ModelConfig
 from .options import option
 from .plugin import PluginConfig
@@ -9,6 +12,30 @@ from .spec import Spec
 
 BACKENDS = ("auto", "tensorrt", "torch", "onnxruntime")
 LOG_LEVELS = ("internal_error", "error", "warning", "info", "verbose")
+
+
+def _sizes(text: str) -> list[int]:
+    words = [word for word in text.replace(";", ",").split(",") if word.strip()]
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise Unfit(f"must be numbers such as '1,8,64', not {text!r}") from None
+
+
+def _buckets(help: str, *, unit: str, effect: str) -> Any:
+    return option(
+        default=None,
+        help=help,
+        parse=_sizes,
+        render=lambda value: ",".join(map(str, value)),
+        nonempty=False,
+        minimum=1,
+        unit=unit,
+        metavar='"1,8,64"',
+        since="0.2",
+        group="buckets",
+        effect=effect,
+    )
 
 
 class BuildConfig(Spec):
@@ -110,6 +137,78 @@ class BuildConfig(Spec):
         flags=("--input_timing_cache",),
         metavar="FILE",
         group="build",
+    )
+    gather_context_logits: bool = option(
+        default=False,
+        help="Let the engine give logits of every prompt token, not of one a row (tensorrt; the others always can).",
+        flags=("--gather_all_token_logits",),
+        since="0.2",
+        group="limits",
+        effect="Needed to score texts; activation memory grows by prompt tokens × vocabulary.",
+    )
+    phase_engines: str = option(
+        default="one",
+        help="Prompt and decode phase in one engine with a profile each, or in two engines (tensorrt).",
+        choices=("one", "two"),
+        synonyms={"1": "one", "dual_profile": "one", "shared": "one", "2": "two", "split": "two", "separate": "two"},
+        since="0.2",
+        group="buckets",
+        effect="One holds the weights once; two hold them twice, and let each phase lay out its weights as it likes.",
+    )
+    batch_buckets: tuple[int, ...] | None = _buckets(
+        "Largest batch of each set of decode kernels, apart from the limit; none means one row alone and the limit "
+        "(tensorrt).",
+        unit="sequences",
+        effect="Each bucket is a profile: quicker small batches, a longer build, a larger plan.",
+    )
+    length_buckets: tuple[int, ...] | None = _buckets(
+        "Longest prompt of each set of prompt kernels, apart from the limit; none means 128 and the limit (tensorrt).",
+        unit="tokens",
+        effect="Each bucket is a profile: quicker short prompts, a longer build, a larger plan.",
+    )
+    capacity_buckets: tuple[int, ...] | None = _buckets(
+        "Cache lengths to build for beside max_seq_len; TensorRT's own attention reads the whole length at each step "
+        "(tensorrt).",
+        unit="tokens",
+        effect="Each is a plan with weights of its own: short sequences decode quicker, memory and build time multiply.",
+    )
+    aux_streams: int | None = option(
+        default=None,
+        help="Further CUDA streams an engine may run layers on; none leaves it to TensorRT, 0 is one stream.",
+        minimum=0,
+        maximum=32,
+        flags=("--max_aux_streams",),
+        since="0.2",
+        group="builder",
+        effect="More overlap and more activation memory.",
+    )
+    tiling: str = option(
+        default="none",
+        help="How long TensorRT searches for tilings across layers that keep data in the L2 cache.",
+        choices=("none", "fast", "moderate", "full"),
+        flags=("--tiling_optimization_level",),
+        since="0.2",
+        group="builder",
+        effect="Longer builds.",
+    )
+    workspace_limit_mib: int | None = option(
+        default=None,
+        help="Most scratch memory of a layer; none means all of the GPU's.",
+        minimum=1,
+        unit="MiB",
+        flags=("--workspace",),
+        since="0.2",
+        group="builder",
+        effect="A low limit takes kernels away, and a build may then fail.",
+    )
+    hardware_compatibility: str = option(
+        default="none",
+        help="Which other GPUs the engine shall run on: none, Ampere and later, or those of one compute capability.",
+        choices=("none", "ampere_plus", "same_compute_capability"),
+        flags=("--hardware_compatibility_level",),
+        since="0.2",
+        group="builder",
+        effect="Slower kernels; the project's own plugins are compiled for one architecture and are off with it.",
     )
     log_level: str = option(
         default="info",

@@ -56,7 +56,7 @@ BUILD: LegacyTable = {
     **ignored("Ranks are built one after the other unless --parallel_build is given.", 0, "--serial_build"),
     **ignored("A build draws nothing at random.", 1, "--random_seed"),
     **ignored("Logits are float32 here.", 1, "--logits_dtype"),
-    **ignored(_ON_REQUEST, 0, "--gather_context_logits", "--gather_generation_logits", "--gather_all_token_logits"),
+    **ignored(_ON_REQUEST, 0, "--gather_generation_logits"),
     **ignored("An engine serves every size up to its limits.", 1, "--opt_num_tokens", "--opt_batch_size"),
     **ignored("An engine serves every size up to its limits.", "?", "--multiple_profiles"),
     **ignored("The build's memory is always part of its result.", 0, "--monitor_memory"),

@@ -97,6 +97,39 @@ def tensorrt_options(build: BuildConfig) -> Iterator[Conflict]:
             )
 
 
+@rule(BuildConfig)
+def buckets_stay_below_the_limits(build: BuildConfig) -> Iterator[Conflict]:
+    limits = {
+        "batch_buckets": ("max_batch_size", build.max_batch_size * build.max_beam_width),
+        "length_buckets": ("max_input_len", build.max_input_len),
+        "capacity_buckets": ("max_seq_len", build.max_seq_len),
+    }
+    for name, (limit_name, limit) in limits.items():
+        beyond = [size for size in getattr(build, name) or () if limit is not None and size > limit]
+        if beyond:
+            yield Conflict(
+                (f"BuildConfig.{name}", f"BuildConfig.{limit_name}"),
+                f"{name} has {max(beyond)}, and {limit_name} ends at {limit}; larger buckets are never used.",
+                f"Leave sizes above {limit} out of {name}.",
+                {f"BuildConfig.{name}": tuple(size for size in getattr(build, name) if size <= (limit or size))},
+                severity="warning",
+            )
+
+
+@rule(BuildConfig)
+def compatible_engines_have_no_plugins(build: BuildConfig) -> Iterator[Conflict]:
+    asked = build.plugin_config.gpt_attention_plugin not in ("auto", "disable")
+    if build.hardware_compatibility != "none" and asked and build.backend in ("auto", "tensorrt"):
+        yield Conflict(
+            ("BuildConfig.hardware_compatibility", "PluginConfig.gpt_attention_plugin"),
+            f"hardware_compatibility {build.hardware_compatibility} wants kernels for several GPUs, and the attention "
+            "plugin is compiled for one architecture.",
+            "Set hardware_compatibility to none.",
+            {"BuildConfig.hardware_compatibility": "none"},
+            ({"PluginConfig.gpt_attention_plugin": "disable"},),
+        )
+
+
 @rule(BuildConfig, Mapping)
 def onnxruntime_has_one_rank(build: BuildConfig, mapping: Mapping) -> Iterator[Conflict]:
     if build.backend == "onnxruntime" and mapping.world_size > 1:

@@ -1,0 +1,111 @@
+"""The ONNX network into TensorRT: weights are handed over by address, and what is refused is named by module."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import BuildError
+from ...network.referenced import ReferencedNetwork
+from .bindings_check import created
+
+_SHOWN = 8
+_LAYER_OUTPUT = re.compile(r"^transformer(\.layers\.\d+(\.attention|\.mlp)?|\.ln_f)$")
+
+
+@dataclass
+class ParsedNetwork:
+    """A network in TensorRT's form; the parser lives as long, since weights and names are its."""
+
+    network: Any
+    parser: Any
+
+
+def parsed_network(trt: Any, builder: Any, logger: Any, source: ReferencedNetwork, flags: int) -> ParsedNetwork:
+    """Parse the network of `source`, whose contents must stay open until the engine is built.
+
+    Raises
+    ------
+    BuildError
+        Naming the module of ours that made each node that TensorRT's parser refuses.
+    """
+    network = created(lambda: builder.create_network(flags), "a network")
+    parser = created(lambda: trt.OnnxParser(network, logger), "an ONNX parser")
+    if not parser.load_model_proto(source.model_bytes()):
+        raise parser_error(parser, "TensorRT's parser cannot read the ONNX file")
+    for name, content in source.items():
+        if not parser.load_initializer(name, content.address, content.nbytes):
+            raise parser_error(parser, f"TensorRT's parser refuses the weights of {module_of(name)}")
+    if not parser.parse_model_proto():
+        raise parser_error(parser, "TensorRT's parser refuses the network")
+    return ParsedNetwork(network, parser)
+
+
+def parser_error(parser: Any, what: str) -> BuildError:
+    """Return one error that lists everything the parser has to say."""
+    faults = [described_fault(parser.get_error(index)) for index in range(parser.num_errors)]
+    shown = faults[:_SHOWN]
+    if len(faults) > _SHOWN:
+        shown.append(f"and {len(faults) - _SHOWN} more")
+    listed = "".join(f"\n  - {fault}" for fault in shown)
+    return BuildError(
+        f"{what}:{listed}" if listed else f"{what}.",
+        where="tensorrt backend",
+        remedy="`trtbench lint network.onnx` (built with --visualize) explains the parser's rules; an unregistered plugin "
+        "and an unsupported data type are the usual causes.",
+        details="\n".join(faults) or None,
+    )
+
+
+def described_fault(error: Any) -> str:
+    """Return one parser error as a sentence: the module, the operator, and TensorRT's words."""
+    node = error.node_name()
+    operator = error.node_operator()
+    stack = [name for name in error.local_function_stack() if name]
+    within = f" inside the function {' in '.join(stack)}" if stack else ""
+    subject = f"{module_of(node)}: {operator or 'node'} {node!r}{within}" if node else "the network"
+    return f"{subject}: {error.desc()} ({error.code().name}, {error.func()} line {error.line()})"
+
+
+def module_of(name: str) -> str:
+    """Return the module of ours that a node (``module/Op_2``) or a weight (``module.weight``) belongs to."""
+    module, slash, _ = name.partition("/")
+    if slash:
+        return module
+    return name.partition(":")[0].rpartition(".")[0] or name
+
+
+def debug_nodes(node_names: list[str]) -> dict[str, str]:
+    """Return module → name of the node that gives its output, for attention, feed-forward, layer and last norm."""
+    found: dict[str, str] = {}
+    for name in node_names:
+        module = module_of(name)
+        if _LAYER_OUTPUT.match(module):
+            found[module] = name  # nodes stand in the order of computation: the last one gives the output
+    return found
+
+
+def mark_debug_tensors(parsed: ParsedNetwork, node_names: list[str]) -> list[str]:
+    """Make the outputs of the modules readable at run time; return their tensors' names.
+
+    Raises
+    ------
+    BuildError
+        When TensorRT refuses one.
+    """
+    network, parser = parsed.network, parsed.parser
+    marked = []
+    for module, node in debug_nodes(node_names).items():
+        tensor = parser.get_layer_output_tensor(node, 0)
+        if tensor is None:  # folded away
+            continue
+        tensor.name = f"{module}.output"
+        if not network.mark_debug(tensor):
+            raise BuildError(
+                f"TensorRT does not give the output of {module} as a debug tensor.",
+                where="enable_debug_output",
+                remedy="Build without enable_debug_output.",
+            )
+        marked.append(tensor.name)
+    return marked
