@@ -1,0 +1,208 @@
+"""The attention kernels as functions over tensors that the caller owns: nothing is allocated, nothing waits.
+
+All of them may be captured in a CUDA graph: lengths, positions and tables are read on the device, and grids depend on
+the shapes of the tensors alone. On tensors of the CPU they run in Triton's interpreter, which is for tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from ..frame.call import Launch
+from ..frame.interpreter import interpret
+from .plans import choose_splits, combine_plan, decode_plan, flash_plan, split_plan, update_plan
+from .shape import AttentionShape
+
+
+def write_cache(
+    qkv: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    position_ids: torch.Tensor,
+    token_rows: torch.Tensor,
+    block_tables: torch.Tensor,
+    kv_scale: torch.Tensor,
+    kv_cache: torch.Tensor,
+    query: torch.Tensor,
+    shape: AttentionShape,
+) -> None:
+    """Rotate queries and keys of N tokens, write keys and values to the cache and the queries to `query`.
+
+    Parameters
+    ----------
+    qkv
+        (N, (Hq + 2 Hkv) · D).
+    cos, sin
+        (positions, rotary_dim / 2), any float type; any tensor (it is not read) when `rotary_dim` is 0.
+    position_ids, token_rows, block_tables
+        int32, see `backends.protocol`.
+    kv_scale
+        (1,) float32; 1 for a cache that is not quantized.
+    kv_cache
+        (P, 2, Hkv, bs, D), changed in place.
+    query
+        (N, Hq · D), written.
+    """
+    plan = update_plan(shape, _name(kv_cache), qkv.shape[0], block_tables.shape[1])
+    inputs = (qkv, cos, sin, position_ids, token_rows, block_tables, kv_scale, kv_cache)
+    _run(plan, inputs, (query, kv_cache))
+
+
+def prompt_attention(
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    query_starts: torch.Tensor,
+    kv_lengths: torch.Tensor,
+    block_tables: torch.Tensor,
+    kv_scale: torch.Tensor,
+    out: torch.Tensor,
+    shape: AttentionShape,
+) -> None:
+    """Flash attention of packed tokens; any number of tokens a row, those of a prompt's later pieces too.
+
+    Parameters
+    ----------
+    query
+        (N, Hq · D), as `write_cache` leaves it.
+    query_starts, kv_lengths, block_tables
+        (B + 1,), (B,), (B, M) int32. For the last rows of a batch only, pass their part of each.
+    kv_scale
+        (1,) float32.
+    out
+        (N, Hq · D), written from the first row's first token on: 0 for the tokens after the last row.
+    """
+    plan = flash_plan(shape, _name(query), query.shape[0], kv_lengths.shape[0], block_tables.shape[1])
+    _run(plan, (query, kv_cache, query_starts, kv_lengths, block_tables, kv_scale), (out,))
+
+
+@dataclass(frozen=True)
+class DecodeScratch:
+    """Memory that `decode_attention` needs between its programs; one for all layers of a stream.
+
+    Attributes
+    ----------
+    parts
+        (B, Hq, splits, D) float32.
+    weights
+        (B, Hq, splits) float32.
+    arrived
+        (B · Hq,) int32: zeros when made, and again after each launch.
+    splits
+        Programs over which the keys of a row are split.
+    """
+
+    parts: torch.Tensor
+    weights: torch.Tensor
+    arrived: torch.Tensor
+    splits: int
+
+    @classmethod
+    def allocate(
+        cls, shape: AttentionShape, num_rows: int, max_kv_length: int, device: torch.device, *, mode: str = "auto"
+    ) -> DecodeScratch:
+        """Choose the split for batches of `num_rows` rows up to `max_kv_length` tokens (`multi_block_mode`)."""
+        return cls.with_splits(
+            shape, num_rows, choose_splits(shape, num_rows, max_kv_length, num_sms(device), mode), device
+        )
+
+    @classmethod
+    def with_splits(cls, shape: AttentionShape, num_rows: int, splits: int, device: torch.device) -> DecodeScratch:
+        """Make the memory for a given split."""
+        rows = (num_rows, shape.num_heads, splits)
+        return cls(
+            torch.empty((*rows, shape.head_size), dtype=torch.float32, device=device),
+            torch.empty(rows, dtype=torch.float32, device=device),
+            torch.zeros(num_rows * shape.num_heads, dtype=torch.int32, device=device),
+            splits,
+        )
+
+
+def decode_attention(
+    qkv: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    kv_cache: torch.Tensor,
+    kv_lengths: torch.Tensor,
+    block_tables: torch.Tensor,
+    kv_scale: torch.Tensor,
+    out: torch.Tensor,
+    scratch: DecodeScratch,
+    shape: AttentionShape,
+) -> None:
+    """One decode step of B rows in one kernel: rotate, write the cache, attend.
+
+    Packed token r is the one new token of row r. An empty row (``kv_lengths`` 0) writes nothing and gives zeros.
+
+    Parameters
+    ----------
+    qkv
+        (B, (Hq + 2 Hkv) · D).
+    cos, sin, kv_scale
+        As for `write_cache`.
+    kv_lengths, block_tables
+        (B,), (B, M) int32.
+    out
+        (B, Hq · D), written.
+    scratch
+        For at least B rows.
+    """
+    plan = decode_plan(shape, _name(kv_cache), kv_lengths.shape[0], block_tables.shape[1], scratch.splits)
+    inputs = (qkv, cos, sin, kv_cache, kv_lengths, block_tables, kv_scale)
+    _run(plan, inputs, (out, scratch.parts, scratch.weights, scratch.arrived))
+
+
+def split_attention(
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    query_starts: torch.Tensor,
+    kv_lengths: torch.Tensor,
+    block_tables: torch.Tensor,
+    kv_scale: torch.Tensor,
+    parts: torch.Tensor,
+    weights: torch.Tensor,
+    shape: AttentionShape,
+) -> None:
+    """Attention of each row's last token over parts of its keys; `combine_parts` brings them together.
+
+    Parameters
+    ----------
+    parts, weights
+        (B, Hq, splits, D) and (B, Hq, splits) float32, written.
+    """
+    plan = split_plan(shape, _name(kv_cache), kv_lengths.shape[0], block_tables.shape[1], parts.shape[2])
+    _run(plan, (query, kv_cache, query_starts, kv_lengths, block_tables, kv_scale), (parts, weights))
+
+
+def combine_parts(parts: torch.Tensor, weights: torch.Tensor, token_rows: torch.Tensor, out: torch.Tensor) -> None:
+    """Weigh the parts of each token's row: out (N, Hq · D), 0 for padding."""
+    plan = combine_plan(parts.shape[1], parts.shape[3], token_rows.shape[0], parts.shape[2])
+    _run(plan, (parts, weights, token_rows, out), (out,))
+
+
+@lru_cache
+def num_sms(device: torch.device) -> int:
+    """Return the multiprocessors of a GPU; 1 for a CPU."""
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def _run(plan: Launch, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> None:
+    from . import kernels
+
+    if 0 in plan.grid:
+        return
+    kernel = getattr(kernels, plan.kernel)
+    arguments = [*inputs, *plan.arguments.values(), *outputs]
+    if not outputs[0].is_cuda:
+        interpret(kernel, plan.grid, arguments, plan.constants)
+        return
+    kernel[plan.grid](*arguments, **plan.constants, num_warps=plan.num_warps, num_stages=plan.num_stages)
+
+
+def _name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,214 @@
+"""How each attention kernel is launched: grids and tile sizes from the shape of the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..frame.call import Launch
+from ..frame.sizes import Size, cdiv, is_expression, power_of_two
+from .shape import AttentionShape, cache_kind
+
+MAX_SPLITS = 64
+PROGRAMS_PER_SM = 4
+"""Programs of split attention that keep the memory of one multiprocessor busy."""
+MIN_SPLIT_TOKENS = 128
+"""Fewer keys than this are not worth a program of their own."""
+
+
+def block_d(head_size: int) -> int:
+    """Return the kernels' width of a head: a power of two, at least 16, since a product of tiles takes no less."""
+    return max(16, power_of_two(head_size))
+
+
+def decode_pack(shape: AttentionShape) -> int:
+    """Return the query heads that one program of split attention takes: all of a K/V head's, so that it is read once."""
+    return next(count for count in range(min(shape.group, 64), 0, -1) if shape.group % count == 0)
+
+
+def prompt_pack(shape: AttentionShape) -> int:
+    """Return the query heads of one K/V head that share a tile of flash attention: a narrower tile sees fewer keys."""
+    return next(count for count in range(min(shape.group, 16), 0, -1) if shape.group % count == 0)
+
+
+def split_tile(shape: AttentionShape, cache_dtype: str) -> int:
+    """Return the keys that split attention takes at a time."""
+    wide = block_d(shape.head_size) * element_bytes(cache_dtype)
+    tile = 64 if wide <= 256 else 32
+    return max(16, min(tile, shape.tokens_per_block) if shape.tokens_per_block >= 16 else tile)
+
+
+def element_bytes(dtype: str) -> int:
+    """Return the bytes of a torch type of that name."""
+    return {"float32": 4, "float16": 2, "bfloat16": 2}.get(dtype, 1)
+
+
+def choose_splits(shape: AttentionShape, num_rows: int, max_kv_length: int, num_sms: int, mode: str = "auto") -> int:
+    """Return over how many programs the keys of a row are split (`multi_block_mode`).
+
+    Parameters
+    ----------
+    shape
+        Heads.
+    num_rows
+        Rows of the batch.
+    max_kv_length
+        Longest sequence that the launch has to serve well.
+    num_sms
+        Multiprocessors of the GPU.
+    mode
+        ``"auto"``: as many as fill the GPU; ``"enable"``: at least 2; ``"disable"``: 1.
+    """
+    if mode == "disable":
+        return 1
+    programs = num_rows * (shape.num_heads // decode_pack(shape))
+    wanted = -(-PROGRAMS_PER_SM * num_sms // programs)
+    splits = max(1, min(wanted, max_kv_length // MIN_SPLIT_TOKENS, MAX_SPLITS))
+    return max(2, splits) if mode == "enable" else splits
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Sizes of a flash attention tile, and the compiler's options."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def flash_tiles(shape: AttentionShape, dtype: str, num_tokens: Size) -> Tiles:
+    """Return the tile of flash attention for this many packed tokens."""
+    width = block_d(shape.head_size)
+    if dtype == "float32":
+        tiles = Tiles(64, 32, 4, 2) if width <= 128 else Tiles(16, 32, 4, 2)
+    elif width <= 64:
+        tiles = Tiles(128, 64, 4, 3)
+    elif width <= 128:
+        tiles = Tiles(128, 64, 8, 3)
+    else:
+        tiles = Tiles(64, 32, 4, 2)
+    if not is_expression(num_tokens) and num_tokens * prompt_pack(shape) < tiles.block_m:
+        rows = max(16, power_of_two(num_tokens * prompt_pack(shape)))
+        tiles = Tiles(rows, tiles.block_n, 4, tiles.num_stages)
+    return tiles
+
+
+def update_plan(shape: AttentionShape, cache_dtype: str, num_tokens: Size, table_width: Size) -> Launch:
+    """Return the launch of `cache_update_kernel`."""
+    few = not is_expression(num_tokens) and num_tokens <= 128
+    block_t = 1 if few else 8
+    return Launch(
+        kernel="cache_update_kernel",
+        grid=(cdiv(num_tokens, block_t), shape.num_heads + 2 * shape.num_kv_heads),
+        arguments={"num_tokens": num_tokens, "table_width": table_width},
+        constants={
+            "HEADS": shape.num_heads,
+            "KV_HEADS": shape.num_kv_heads,
+            "D": shape.head_size,
+            "BS": shape.tokens_per_block,
+            "ROTARY": shape.rotary_dim,
+            "INTERLEAVED": shape.interleaved,
+            "KIND": cache_kind(cache_dtype),
+            "BLOCK_T": block_t,
+            "BLOCK_D": block_d(shape.head_size),
+        },
+        num_warps=1 if few else 4,
+    )
+
+
+def flash_plan(shape: AttentionShape, dtype: str, num_tokens: Size, num_rows: Size, table_width: Size) -> Launch:
+    """Return the launch of `flash_kernel`."""
+    tiles, pack = flash_tiles(shape, dtype, num_tokens), prompt_pack(shape)
+    block_q = tiles.block_m // pack
+    num_tiles = num_tokens // block_q + num_rows + 1
+    return Launch(
+        kernel="flash_kernel",
+        grid=(num_tiles, shape.num_heads // pack),
+        arguments={
+            "num_tokens": num_tokens,
+            "num_rows": num_rows,
+            "table_width": table_width,
+            "num_tiles": num_tiles,
+        },
+        constants={
+            **_common(shape),
+            "PACK": pack,
+            "BLOCK_Q": block_q,
+            "BLOCK_M": tiles.block_m,
+            "BLOCK_N": tiles.block_n,
+        },
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )
+
+
+def split_plan(shape: AttentionShape, cache_dtype: str, num_rows: Size, table_width: Size, splits: int) -> Launch:
+    """Return the launch of `split_kernel`."""
+    pack = decode_pack(shape)
+    return Launch(
+        kernel="split_kernel",
+        grid=(num_rows, shape.num_heads // pack, splits),
+        arguments={"table_width": table_width},
+        constants={**_common(shape), **_split(shape, cache_dtype, splits)},
+        num_warps=4,
+        num_stages=3,
+    )
+
+
+def combine_plan(num_heads: int, head_size: int, num_tokens: Size, splits: int) -> Launch:
+    """Return the launch of `combine_kernel`."""
+    return Launch(
+        kernel="combine_kernel",
+        grid=(num_tokens, num_heads),
+        arguments={"num_tokens": num_tokens},
+        constants={
+            "HEADS": num_heads,
+            "D": head_size,
+            "SPLITS": splits,
+            "BLOCK_S": power_of_two(splits),
+            "BLOCK_D": block_d(head_size),
+        },
+        num_warps=1,
+    )
+
+
+def decode_plan(shape: AttentionShape, cache_dtype: str, num_rows: int, table_width: int, splits: int) -> Launch:
+    """Return the launch of `decode_kernel`."""
+    pack = decode_pack(shape)
+    return Launch(
+        kernel="decode_kernel",
+        grid=(num_rows, shape.num_heads // pack, splits),
+        arguments={"table_width": table_width},
+        constants={
+            **_common(shape),
+            **_split(shape, cache_dtype, splits),
+            "ROTARY": shape.rotary_dim,
+            "INTERLEAVED": shape.interleaved,
+            "KIND": cache_kind(cache_dtype),
+            "BLOCK_S": power_of_two(splits),
+        },
+        num_warps=4,
+        num_stages=3,
+    )
+
+
+def _common(shape: AttentionShape) -> dict[str, object]:
+    return {
+        "SCALE": shape.scale,
+        "HEADS": shape.num_heads,
+        "KV_HEADS": shape.num_kv_heads,
+        "D": shape.head_size,
+        "BS": shape.tokens_per_block,
+        "WINDOW": shape.window,
+        "BLOCK_D": block_d(shape.head_size),
+    }
+
+
+def _split(shape: AttentionShape, cache_dtype: str, splits: int) -> dict[str, object]:
+    pack = decode_pack(shape)
+    return {
+        "SPLITS": splits,
+        "PACK": pack,
+        "BLOCK_M": max(16, power_of_two(pack)),
+        "BLOCK_N": split_tile(shape, cache_dtype),
+    }
