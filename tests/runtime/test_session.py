@@ -176,3 +176,48 @@ def test_memory_and_close(hf_model):
     assert session.memory()["weights_bytes"] > 0
     session.close()
     assert executor.closed
+
+
+class FixedCapacities(HFExecutor):
+    """An executor whose engine has three cache capacities, as TensorRT's have one a plan."""
+
+    cache_capacities = (8, 16, 32)
+    longest_run = 6
+
+
+def test_caches_grow_from_capacity_to_capacity_and_keep_what_they_hold(hf_model):
+    session = Session(FixedCapacities(hf_model))
+    assert session.chunk_tokens == 6
+    batch = prompts(5, 7)
+    logits = session.prefill(batch, new_tokens=14)
+    sequences, capacities = [list(prompt) for prompt in batch], []
+    for _ in range(14):
+        expected = torch.stack([hf_logits(hf_model, ids)[-1] for ids in sequences])
+        assert torch.allclose(logits, expected, atol=TOLERANCE)
+        tokens = expected.argmax(-1)
+        for ids, token in zip(sequences, tokens.tolist(), strict=True):
+            ids.append(token)
+        logits = session.decode(tokens)
+        capacities.append(session._active.capacity)
+    assert capacities == [8] + [16] * 8 + [32] * 5
+    with pytest.raises(RequestError, match=r"full"):
+        for _ in range(20):
+            session.decode(tokens)
+
+
+def test_beams_grow_with_their_prompt(hf_model):
+    session = Session(FixedCapacities(hf_model))
+    (prompt,) = prompts(7)
+    session.prefill([prompt], new_tokens=4)
+    session.expand(2)
+    logits = session.decode(torch.tensor([1, 2]))
+    logits = session.decode(torch.tensor([3, 4]))
+    expected = torch.stack([hf_logits(hf_model, [*prompt, a, b])[-1] for a, b in ((1, 3), (2, 4))])
+    assert torch.allclose(logits, expected, atol=TOLERANCE)
+    assert session._active.capacity == 16
+
+
+def test_a_request_beyond_the_largest_capacity_is_refused_before_it_runs(hf_model):
+    session = Session(FixedCapacities(hf_model))
+    with pytest.raises(RequestError, match=r"33 tokens a row do not fit into the engine's largest cache of 32"):
+        session.prefill(prompts(5), new_tokens=28)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..errors import RequestError
+
 if TYPE_CHECKING:
     from ..backends.protocol import Executor, TensorSpec
 
@@ -36,6 +38,8 @@ class KVCache:
         self.specs: list[TensorSpec] = [spec for spec in executor.io if spec.name in aliased]
         self.device = executor.device
         self._max_positions = max_positions
+        # An engine may fix which capacities there are: TensorRT has a plan for each.
+        self.capacities: tuple[int, ...] = tuple(getattr(executor, "cache_capacities", ()))
         self.rows = 0
         self.capacity = 0
         self.tensors: dict[str, torch.Tensor] = {}
@@ -45,21 +49,62 @@ class KVCache:
         """Make zeroed views of `rows` × (at least `tokens` positions), on the memory at hand when it is big enough.
 
         Zeroed because attention gives unused positions a weight of 0, and 0 × NaN left by earlier content is NaN.
+
+        Raises
+        ------
+        RequestError
+            When the engine's largest capacity is smaller.
         """
-        limit = self._max_positions
-        self.rows, self.capacity = (
-            rows,
-            round_up(tokens) if limit is None else max(tokens, min(round_up(tokens), limit)),
-        )
+        self.rows, self.capacity = rows, self.capacity_for(tokens)
         for spec in self.specs:
-            heads, head_size = spec.shape[1], spec.shape[3]  # (B, Hkv, S, D)
-            shape = (rows, int(heads), self.capacity, int(head_size))
-            elements = rows * int(heads) * self.capacity * int(head_size)
-            storage = self._storage.get(spec.name)
-            if storage is None or storage.numel() < elements:
-                storage = torch.zeros(elements, dtype=getattr(torch, spec.dtype), device=self.device)
-                self._storage[spec.name] = storage
-            self.tensors[spec.name] = storage[:elements].view(shape).zero_()
+            self.tensors[spec.name] = self._view(spec).zero_()
+
+    def grow(self, tokens: int, filled: int) -> None:
+        """Move the first `filled` positions of every row into caches of at least `tokens` positions.
+
+        One cache at a time, so that only one stands twice.
+
+        Raises
+        ------
+        RequestError
+            When the engine's largest capacity is smaller.
+        """
+        self.capacity = self.capacity_for(tokens)
+        for spec in self.specs:
+            old = self.tensors[spec.name]
+            # Rows lie further apart now, so the memory at hand cannot be used while it is read.
+            self._storage[spec.name] = torch.zeros(0, dtype=old.dtype, device=self.device)
+            self.tensors[spec.name] = self._view(spec)
+            self.tensors[spec.name][:, :, :filled] = old[:, :, :filled]
+
+    def capacity_for(self, tokens: int) -> int:
+        """Return the capacity that `reserve` takes for so many positions.
+
+        Raises
+        ------
+        RequestError
+            When the engine's largest capacity is smaller.
+        """
+        if self.capacities:
+            for capacity in self.capacities:
+                if tokens <= capacity:
+                    return capacity
+            raise RequestError(
+                f"{tokens} tokens a row do not fit into the engine's largest cache of {self.capacities[-1]}.",
+                remedy="Ask for fewer tokens, or build with a larger max_seq_len.",
+            )
+        limit = self._max_positions
+        return round_up(tokens) if limit is None else max(tokens, min(round_up(tokens), limit))
+
+    def _view(self, spec: TensorSpec) -> torch.Tensor:
+        """Return a view of this many rows and positions, over the cache's memory or new, zeroed one."""
+        shape = (self.rows, int(spec.shape[1]), self.capacity, int(spec.shape[3]))  # (B, Hkv, S, D)
+        elements = torch.Size(shape).numel()
+        storage = self._storage.get(spec.name)
+        if storage is None or storage.numel() < elements:
+            storage = torch.zeros(elements, dtype=getattr(torch, spec.dtype), device=self.device)
+            self._storage[spec.name] = storage
+        return storage[:elements].view(shape)
 
     def fill_from(self, other: KVCache, copies: int, tokens: int) -> None:
         """Copy each row of `other` to `copies` consecutive rows here, the first `tokens` positions of it."""

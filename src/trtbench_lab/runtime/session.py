@@ -52,7 +52,8 @@ class Session:
         self.executor = executor
         self.device = executor.device
         self.vocab_size = executor.config.vocab_size
-        self.chunk_tokens = prefill_chunk_tokens
+        longest = getattr(executor, "longest_run", None)  # some engines bound the new tokens of one run
+        self.chunk_tokens = prefill_chunk_tokens if longest is None else min(prefill_chunk_tokens, longest)
         # Vocabularies padded to a multiple of tp have columns that are no tokens; they are cut off.
         width = outputs["logits"].shape[-1]
         self._logits_width = width if isinstance(width, int) else self.vocab_size
@@ -66,6 +67,7 @@ class Session:
         self.request_number = 0  # tells a stream that a later request took the cache
         self.rows = 0
         self.filled = 0  # tokens in the longest row of the cache
+        self._room = 0  # positions that the request may take in all
         self._decoding = False
         self._input_ids = self._step_tokens = torch.empty(0)
         self._write_indices = torch.empty(0)
@@ -90,7 +92,7 @@ class Session:
             (B, V) float32.
         """
         lengths = [len(prompt) for prompt in prompts]
-        self._begin(len(prompts), max(lengths) + new_tokens, self._cache)
+        self._begin(len(prompts), max(lengths), new_tokens, self._cache)
         last = torch.zeros(len(prompts), self.vocab_size, device=self.device)
         for start, chunk_logits in self._chunks(prompts, wanted="last"):
             ends = [row for row, length in enumerate(lengths) if start < length <= start + self.chunk_tokens]
@@ -119,7 +121,7 @@ class Session:
         """
         first = list(first) if first is not None else [0] * len(sequences)
         lengths = [len(sequence) for sequence in sequences]
-        self._begin(len(sequences), max(lengths) + new_tokens, self._cache)
+        self._begin(len(sequences), max(lengths), new_tokens, self._cache)
         pieces: list[list[torch.Tensor]] = [[] for _ in sequences]
         for start, logits in self._chunks(sequences, wanted="all", skip_before=min(first)):
             offset = max(start, min(first))
@@ -156,9 +158,13 @@ class Session:
             self.executor.run()
             yield start, logits[..., : self.vocab_size]
 
-    def _begin(self, rows: int, tokens: int, cache: KVCache) -> None:
+    def _begin(self, rows: int, longest: int, new_tokens: int, cache: KVCache) -> None:
         self.request_number += 1
-        cache.reserve(rows, tokens)
+        self._room = longest + new_tokens
+        # Where the engine has several capacities, attention pays for all of the one bound: begin with the smallest that
+        # holds the prompts, and move to the next when a sequence reaches its end.
+        cache.capacity_for(self._room)
+        cache.reserve(rows, self._room if not cache.capacities else longest + min(new_tokens, 1))
         self._activate(cache)
         self._write_indices = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self._bind("write_indices", self._write_indices)
@@ -182,10 +188,13 @@ class Session:
         if not self._decoding:
             self._bind_decode_buffers()
         if self.filled >= self._active.capacity:
-            raise RequestError(
-                f"The cache of {self._active.capacity} positions is full.",
-                remedy="Start the request with more room (new_tokens of prefill).",
-            )
+            if self.filled >= self._room:
+                raise RequestError(
+                    f"The cache of {self._active.capacity} positions is full.",
+                    remedy="Start the request with more room (new_tokens of prefill).",
+                )
+            self._active.grow(self.filled + 1, self.filled)
+            self._activate(self._active)
         self._step_tokens.copy_(tokens)
         self.executor.run()  # on a GPU only queued; whoever reads a token waits for it
         self._write_indices.add_(1)
