@@ -170,7 +170,7 @@ class BuildConfig(Spec):
         "Cache lengths to build for beside max_seq_len; TensorRT's own attention reads the whole length at each step "
         "(tensorrt).",
         unit="tokens",
-        effect="Each is a plan with weights of its own: short sequences decode quicker, memory and build time multiply.",
+        effect="Each is a plan with weights of its own: short sequences decode quicker; memory and build time grow.",
     )
     aux_streams: int | None = option(
         default=None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -329,6 +330,7 @@ class _RecordedModule(ModuleType):
         super().__init__("tensorrt")
         self.__dict__["__version__"] = bindings().__version__
         self.__dict__["_recorder"] = recorder
+        self.__dict__["__spec__"] = ModuleSpec("tensorrt", None, is_package=True)  # libraries ask whether it is there
         self.__dict__["__path__"] = []  # so that tensorrt.plugin is looked for, and not found, by name
 
     def __getattr__(self, name: str) -> Any:

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...errors import BuildError
+from ...checkpoint import open_checkpoint
+from ...network.export import ExportedNetwork
+from ...network.referenced import ReferencedNetwork
 from ...specs import BuildConfig, ModelConfig
 from ..protocol import Availability, BuildReporter, EngineDescription, Resolution
-from .bindings_check import availability, tensorrt_version
+from . import resolution, timing_cache
+from .bindings_check import availability, tensorrt, tensorrt_version
+from .gpu import current_gpu, machine_key
+from .logger import make_logger
+from .onnx_source import checked, network_of, with_capacity
+from .plan_building import BuildSession, write_plan
+from .plan_layout import PADDED, PlanLayout, write_layout
+from .profiles import PlannedFile, capacities, padded_profiles, paged_profiles, planned_files
 
 if TYPE_CHECKING:
     from ...network.communicator import Communicator
     from ..protocol import Executor
+
+NETWORK_NAME = "network.onnx"
+_SCRATCH_NAME = ".weights-in-other-types"
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What a load reads of an engine folder's configuration, before there is one."""
+
+    pretrained_config: ModelConfig
+    build_config: BuildConfig
 
 
 class TensorRTBuilder:
@@ -32,22 +53,41 @@ class TensorRTBuilder:
 
     def machine_key(self) -> str:
         """Return the processor's family and the GPU's name and compute capability: kernels are chosen for that GPU."""
-        import torch
-
-        if not torch.cuda.is_available():
-            return f"{platform.machine()} cuda none"
-        major, minor = torch.cuda.get_device_capability()
-        return f"{platform.machine()} cuda sm{major}{minor} {torch.cuda.get_device_name()}"
+        return machine_key()
 
     def resolve(self, model_config: ModelConfig, build_config: BuildConfig) -> Resolution:
         """Settle the configuration; see the protocol."""
-        raise BuildError("The tensorrt backend does not build yet.", where="backend", remedy="Use another backend.")
+        return resolution.resolve(model_config, build_config, current_gpu())
 
     def build(
         self, checkpoint_dir: Path, rank: int, build_config: BuildConfig, output_dir: Path, report: BuildReporter
     ) -> None:
-        """Write ``rank{R}.engine`` and the timing cache."""
-        raise BuildError("The tensorrt backend does not build yet.", where="backend", remedy="Use another backend.")
+        """Write the plans of one rank, their layout, and ``model.cache``."""
+        with report.phase("load checkpoint"):
+            checkpoint = open_checkpoint(checkpoint_dir)
+            config = checkpoint.config.replace(mapping=checkpoint.config.mapping.with_rank(rank))
+            weights = checkpoint.rank(rank)
+        with report.phase("start TensorRT"):
+            trt = tensorrt()
+            logger = make_logger(trt, report.log)
+            key = timing_cache.cache_key(tensorrt_version(), current_gpu())
+            register_plugins(build_config)
+        session = BuildSession(trt, logger, build_config, report, output_dir / timing_cache.FILE_NAME, key)
+        with report.phase("export network"):
+            network = network_of(config, build_config, report.log)
+        planned = plans_of(build_config, config, rank)
+        debug_tensors: list[str] = []
+        for files in planned:
+            debug_tensors = self._build_plans(session, network, weights, files, output_dir)
+        if build_config.visualize and rank == 0:
+            with report.phase("write portable network"):
+                with_capacity(network, planned[0][0].capacity).write(output_dir / NETWORK_NAME, weights)
+        described = [one.described() for files in planned for one in files]
+        layout = layout_of(build_config, config, described, debug_tensors)
+        write_layout(output_dir, rank, layout)
+        if config.mapping.world_size == 1 and not layout.stripped:
+            with report.phase("verify engine"):
+                self._verify(output_dir, rank, config, build_config)
 
     def load(
         self,
@@ -58,10 +98,89 @@ class TensorRTBuilder:
         device: str | None = None,
         communicator: Communicator | None = None,
     ) -> Executor:
-        """Load one rank; see `executor.load_executor`."""
-        from .executor import load_executor
+        """Load one rank; see `loading.load_executor`."""
+        from .loading import load_executor
 
         return load_executor(engine_dir, rank, engine_config, device=device, communicator=communicator)
+
+    def _build_plans(
+        self,
+        session: BuildSession,
+        network: ExportedNetwork,
+        weights: Any,
+        planned: Sequence[PlannedFile],
+        output_dir: Path,
+    ) -> list[str]:
+        """Build the plans that share one network; return the names of its debug tensors."""
+        report, marked = session.report, []
+        with report.phase("lay out weights"):
+            fixed = with_capacity(network, planned[0].capacity)
+            scratch = output_dir / _SCRATCH_NAME
+            source = ReferencedNetwork(fixed, weights, scratch, each=report.check_cancelled)
+        with source:
+            read, made = source.bytes_from("checkpoint"), source.bytes_from("scratch")
+            report.log(
+                "info",
+                f"Weights: {read:,} bytes are read where the checkpoint has them, {made:,} were converted into a "
+                "mapped file.",
+            )
+            with report.phase("check network"):
+                checked(source.model_bytes())
+            for one in planned:
+                marked = write_plan(session, source, one, output_dir / one.name)
+                report.check_cancelled()
+        return marked
+
+    def _verify(self, output_dir: Path, rank: int, config: ModelConfig, build_config: BuildConfig) -> None:
+        from ..trial import trial_run
+
+        executor = self.load(output_dir, rank, _Description(config, build_config))
+        trial_run(executor, build_config.resolved_max_seq_len(config))
+        executor.close()
+
+
+def plans_of(options: BuildConfig, config: ModelConfig, rank: int) -> list[list[PlannedFile]]:
+    """Return the plans to build, those of one network together, the largest cache first."""
+    separate = options.phase_engines == "two"
+    max_seq_len = options.resolved_max_seq_len(config)
+    if resolution.form_of(options) != PADDED:
+        return [planned_files(paged_profiles(options, max_seq_len), rank, None, largest=True, separate=separate)]
+    held = capacities(options, max_seq_len)
+    return [
+        planned_files(
+            padded_profiles(options, capacity), rank, capacity, largest=capacity == held[-1], separate=separate
+        )
+        for capacity in reversed(held)
+    ]
+
+
+def layout_of(
+    options: BuildConfig, config: ModelConfig, files: Sequence[Any], debug_tensors: Sequence[str]
+) -> PlanLayout:
+    """Return what a load must know of the plans."""
+    form = resolution.form_of(options)
+    return PlanLayout(
+        form=form,
+        plans=tuple(files),
+        compute_dtype=options.compute_dtype,
+        cache_dtype=options.compute_dtype,
+        max_positions=options.resolved_max_seq_len(config),
+        tokens_per_block=None if form == PADDED else options.plugin_config.tokens_per_block,
+        stripped=options.strip_plan,
+        weight_streaming=options.weight_streaming,
+        network=NETWORK_NAME if options.strip_plan and options.visualize and config.mapping.rank == 0 else None,
+        debug_tensors=tuple(debug_tensors),
+    )
+
+
+def register_plugins(options: BuildConfig) -> None:
+    """Make the plugins that are on known to TensorRT's parser, compiled for this GPU."""
+    from ...plugins.frame import register_plugins as register
+    from ...plugins.registry import plugins_for
+
+    plugins = plugins_for(options.plugin_config)
+    if plugins:
+        register(plugins, current_gpu().compute_capability)
 
 
 def builder() -> TensorRTBuilder:

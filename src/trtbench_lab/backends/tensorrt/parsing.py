@@ -52,7 +52,7 @@ def parser_error(parser: Any, what: str) -> BuildError:
     return BuildError(
         f"{what}:{listed}" if listed else f"{what}.",
         where="tensorrt backend",
-        remedy="`trtbench lint network.onnx` (built with --visualize) explains the parser's rules; an unregistered plugin "
+        remedy="`trtbench lint network.onnx` (built with --visualize) explains the parser's rules; an absent plugin "
         "and an unsupported data type are the usual causes.",
         details="\n".join(faults) or None,
     )
