@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .hf import HFRunner
     from .limits import EngineLimits
+    from .llm import LLM
     from .runner import ModelRunner
     from .session import Session
     from .streaming import TextStream, stream_text
@@ -18,6 +19,7 @@ _PUBLIC = {
     "EngineLimits": "limits",
     "GenerationTiming": "timing",
     "HFRunner": "hf",
+    "LLM": "llm",
     "ModelRunner": "runner",
     "Session": "session",
     "TextStream": "streaming",
@@ -26,6 +28,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "LLM",
     "EngineLimits",
     "GenerationTiming",
     "HFRunner",

@@ -13,7 +13,7 @@ from .sampling import SamplingRules
 WordsPerRow = tuple[tuple[tuple[int, ...], ...], ...]
 
 # TensorRT-LLM's names for the same things.
-_ALIASES = {
+ALIASES = {
     "stop_words_list": "stop_words",
     "bad_words_list": "bad_words",
     "max_output_len": "max_new_tokens",
@@ -43,7 +43,7 @@ _WITHOUT_COUNTERPART = (
     "top_p_min",
     "top_p_reset_ids",
 )
-_OWN = ("truncation", "output_context_logits")
+OWN_KEYWORDS = ("truncation", "output_context_logits")
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def settle(
 def _renamed(keywords: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for name, value in keywords.items():
-        target = _ALIASES.get(name, name)
+        target = ALIASES.get(name, name)
         if target in given or (target != name and target in keywords):
             raise RequestError(f"{name} and {target} mean the same and both were given.", where=name)
         given[target] = value
@@ -164,8 +164,9 @@ def _refuse_unknown(given: dict[str, Any]) -> None:
                     where=name,
                     remedy="Leave it out.",
                 )
-        elif name not in SamplingConfig.field_names() and name not in _OWN:
-            known = [*SamplingConfig.field_names(), *_OWN, *_ALIASES, "streaming", "return_dict", "sampling_config"]
+        elif name not in SamplingConfig.field_names() and name not in OWN_KEYWORDS:
+            known = [*SamplingConfig.field_names(), *OWN_KEYWORDS, *ALIASES]
+            known += ["streaming", "return_dict", "sampling_config"]
             raise RequestError(f"generate has no keyword {name!r}.", where=name, remedy=did_you_mean(name, known))
 
 

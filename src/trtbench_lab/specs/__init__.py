@@ -3,6 +3,7 @@
 from .bench import BenchConfig
 from .build import BuildConfig
 from .conflicts import Conflict, Gpu, apply_fix, find_conflicts, find_notes, find_warnings, raise_conflicts, settle
+from .inflight import InflightConfig
 from .mapping import Mapping
 from .model import ModelConfig
 from .options import OptionInfo, option
@@ -16,6 +17,7 @@ __all__ = [
     "BuildConfig",
     "Conflict",
     "Gpu",
+    "InflightConfig",
     "Mapping",
     "ModelConfig",
     "OptionInfo",

@@ -90,14 +90,14 @@ class HashExecutor:
         pool = self.bound["kv_cache_0"].numpy()
         assert starts[0] == 0
         assert starts[-1] == len(ids)
-        written = set()
+        written: dict[tuple[int, int], int] = {}  # place → row
         for n in range(len(ids)):
             row = int(rows[n])
             assert starts[row] <= n < starts[row + 1]
             block, offset = int(tables[row, positions[n] // BLOCK]), int(positions[n]) % BLOCK
             assert block != 0, "written to the sink"
             assert (block, offset) not in written, "two tokens in one place"
-            written.add((block, offset))
+            written[block, offset] = row
             pool[block, 0, 0, offset, :] = ids[n]
             pool[block, 1, 0, offset, :] = positions[n]
         logits = self.bound["logits"]
@@ -105,6 +105,8 @@ class HashExecutor:
             row, visible = int(rows[index]), int(positions[index]) + 1
             assert lengths[row] == positions[starts[row + 1] - 1] + 1
             places = [(int(tables[row, p // BLOCK]), p % BLOCK) for p in range(visible)]
+            # Kernels read and write in any order, so what another row writes in this step is not there yet.
+            assert all(written.get(place, row) == row for place in places), "reads what another row is writing"
             text = [int(pool[block, 0, 0, offset, 0]) for block, offset in places]
             assert [int(pool[block, 1, 0, offset, 0]) for block, offset in places] == list(range(visible))
             logits[k] = torch.from_numpy(logits_of(text))

@@ -188,14 +188,19 @@ class _Ticket:
         return None if self._log_probs is None else self._log_probs.numpy()
 
 
+def not_paged(backend: str) -> EngineError:
+    """The error for an engine whose cache is one piece a sequence."""
+    return EngineError(
+        "This engine keeps its cache in one piece a sequence; requests cannot join and leave a running batch.",
+        where=f"backend {backend}",
+        remedy="Build it with --use_inflight_batching (on a machine without a GPU add --backend torch).",
+    )
+
+
 def _check_form(executor: Executor) -> None:
     names = {spec.name for spec in executor.io}
     if not is_paged(executor):
-        raise EngineError(
-            "This engine keeps its cache in one piece a sequence; requests cannot join and leave a running batch.",
-            where=f"backend {executor.backend}",
-            remedy="Build it with --use_inflight_batching (paged_kv_cache and gpt_attention_plugin on).",
-        )
+        raise not_paged(executor.backend)
     if "logits" not in names or "input_ids" not in names:
         raise EngineError(
             "This engine holds one of several pipeline stages, and in-flight batching needs the whole model.",

@@ -15,8 +15,8 @@ class Rows:
     ----------
     used, decoding
         bool: a request has the slot; its prompt is in the cache and it decodes.
-    epoch
-        Which stay of a request this is: a token that arrives for an earlier stay belongs to nobody here.
+    arrival, last_step
+        Number of the request; the last step that chose a token for it.
     cached
         Tokens whose keys and values are written by the steps submitted so far.
     prompt_length, chosen, known, limit
@@ -39,7 +39,7 @@ class Rows:
         self.owners = np.empty(slots, dtype=object)
         for name in ("used", "decoding", "plain", "waits", "streams", "stops", "bans", "log_probs", "greedy"):
             setattr(self, name, np.zeros(slots, dtype=bool))
-        names = ("epoch", "arrival", "cached", "prompt_length", "chosen", "known", "limit", "num_blocks", "last_step")
+        names = ("arrival", "cached", "prompt_length", "chosen", "known", "limit", "num_blocks", "last_step")
         for name in names:
             setattr(self, name, np.zeros(slots, dtype=np.int64))
         self.tables = np.zeros((slots, limits.max_blocks_per_row), dtype=np.int32)
@@ -52,7 +52,6 @@ class Rows:
         for name in ("temperature", "top_p", "repetition", "presence", "frequency"):
             setattr(self, name, np.zeros(slots, dtype=np.float32))
         self._free = list(range(slots - 1, -1, -1))
-        self._epochs = 0
 
     used: np.ndarray
     decoding: np.ndarray
@@ -63,7 +62,6 @@ class Rows:
     bans: np.ndarray
     log_probs: np.ndarray
     greedy: np.ndarray
-    epoch: np.ndarray
     arrival: np.ndarray
     cached: np.ndarray
     prompt_length: np.ndarray
@@ -90,13 +88,12 @@ class Rows:
     def enter(self, sequence: Sequence) -> int:
         """Give a request a slot and write its column."""
         slot = self._free.pop()
-        self._epochs += 1
-        sequence.slot, sequence.epoch = slot, self._epochs
+        sequence.slot = slot
         self.sequences[slot] = self.owners[slot] = sequence
         rules, config = sequence.request.rules, sequence.request.config
         known = len(sequence.generated)
         self.used[slot], self.decoding[slot] = True, False
-        self.epoch[slot], self.arrival[slot] = self._epochs, sequence.number
+        self.arrival[slot] = sequence.number
         self.cached[slot] = self.num_blocks[slot] = 0
         self.tables[slot] = 0
         self.prompt_length[slot], self.limit[slot] = len(sequence.prompt), config.max_new_tokens
@@ -124,7 +121,6 @@ class Rows:
         sequence.slot = -1
         self.sequences[slot] = self.owners[slot] = None
         self.used[slot] = self.decoding[slot] = False
-        self.epoch[slot] = 0
         self._free.append(slot)
         return sequence
 

@@ -57,7 +57,6 @@ class PlannedStep:
     plan: StepPlan
     counts: StepCounts
     owners: np.ndarray  # (K,) Sequence
-    epochs: np.ndarray  # (K,) which stay of the owner in the batch
     members: list[Sequence]  # everybody who has a row in it
 
 
@@ -245,7 +244,7 @@ class Scheduler:
         plan = planning.step_plan(
             self._number, rows, self.limits, self._buffers.take(), decode, pieces, sampled, [s for _, s in finishing]
         )
-        owners, epochs = rows.owners[sampled], rows.epoch[sampled]
+        owners = rows.owners[sampled]
         members = [*rows.owners[decode], *(rows.owners[slot] for slot, _ in pieces)]
         rows.cached[decode] += 1
         for slot, length in pieces:
@@ -265,7 +264,7 @@ class Scheduler:
             running=self.limits.max_batch_size - rows.num_free,
             blocks_in_use=self.blocks.in_use,
         )
-        return PlannedStep(plan, counts, owners, epochs, members)
+        return PlannedStep(plan, counts, owners, members)
 
     # ---- taking in tokens ---------------------------------------------------------------------------------------
 
@@ -288,7 +287,8 @@ class Scheduler:
         for owner in step.owners:
             owner.pending -= 1
         slots = np.array([owner.slot for owner in step.owners], dtype=np.int64)
-        here = (slots >= 0) & (rows.epoch[slots] == step.epochs)
+        # Whoever was put off does not come back while a token of his is on its way, so a slot is the one of the plan.
+        here = slots >= 0
         tokens = np.asarray(tokens)
         touched = self._late_tokens(step, tokens, ~here, now_ns, log_probs)
         slots, tokens = slots[here], tokens[here]

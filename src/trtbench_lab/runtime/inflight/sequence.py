@@ -34,8 +34,8 @@ class Sequence:
         Tokens chosen on the device whose step's ticket is not read yet.
     blocks, digests, num_named
         Its cache blocks in order; names of its full blocks as far as computed; how many blocks carry their names.
-    slot, epoch
-        Its place in the running batch (−1: none), and which stay there this is.
+    slot
+        Its place in the running batch; −1: none.
     prefill_length
         Tokens to take in before the next one is chosen: the prompt, and after a preemption what was generated too.
     preemptions, reused_tokens
@@ -57,7 +57,6 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list)
     num_named: int = 0
     slot: int = -1
-    epoch: int = -1
     prefill_length: int = 0
     preemptions: int = 0
     reused_tokens: int = 0
