@@ -29,7 +29,7 @@ TRT_TYPES = {
 }
 """Torch's name of a type → member of ``tensorrt.DataType``."""
 
-_registered: dict[str, _Target] = {}
+_registered: dict[tuple[Any, str], _Target] = {}
 
 
 class _Target:
@@ -52,11 +52,14 @@ def register_plugins(plugins: Iterable[Plugin], compute_capability: int, *, lazy
         Leave TensorRT's plugin registry alone until a plugin is added by the network API. The ONNX parser finds only
         plugins that were registered at once.
     """
+    import tensorrt.plugin as trtp
+
     for plugin in plugins:
-        known = _registered.get(plugin.id)
+        known = _registered.get((trtp, plugin.id))
         if known is None:
-            target = _registered[plugin.id] = _Target(plugin, compute_capability)
+            target = _Target(plugin, compute_capability)
             _register(target, lazy)
+            _registered[trtp, plugin.id] = target
         else:
             known.plugin, known.compute_capability = plugin, compute_capability
 
