@@ -38,7 +38,7 @@ class Plugin:
         Supported rows of types, one torch name for each input and output.
     reference
         ``reference(*inputs, **attributes)`` → its result, or a tuple of several, in plain PyTorch: the definition.
-        Results that alias an input are written into it and not returned.
+        Results that alias an input are written into it and not returned (None where there are no others).
     results
         ``results(operands, attributes)`` → shape and type of each output. It may not ask operands for fixed extents.
     plan
@@ -131,8 +131,7 @@ class Plugin:
         SpecError
             For types that no row of `types` has.
         """
-        if len(operands) != len(self.inputs):
-            raise SpecError(f"{len(operands)} tensors were given for inputs {', '.join(self.inputs)}.", where=self.id)
+        self.check_count(operands)
         results = self.results(operands, attributes)
         row = tuple(one.dtype for one in (*operands, *results))
         if row not in self.types:
@@ -142,9 +141,19 @@ class Plugin:
             )
         return results
 
+    def check_count(self, given: Sequence[Any]) -> None:
+        """Demand as many tensors as there are inputs."""
+        if len(given) != len(self.inputs):
+            wanted = ", ".join(self.inputs)
+            raise SpecError(
+                f"{len(given)} tensors were given where it takes {len(self.inputs)}.",
+                where=self.id,
+                remedy=f"Pass {wanted}.",
+            )
+
     def with_aliases(self, tensors: Sequence[torch.Tensor], returned: Any) -> Any:
         """Add the inputs that were changed in place to what an op or reference returned."""
-        own = list(returned) if isinstance(returned, (tuple, list)) else [returned]
+        own = list(returned) if isinstance(returned, (tuple, list)) else [] if returned is None else [returned]
         if self.aliases:
             position = self.aliased_inputs
             own = [own.pop(0) if at is None else tensors[at] for at in position]

@@ -57,7 +57,7 @@ def own_results(plugin: Plugin, results: Any) -> Any:
         return results
     whole = results if isinstance(results, tuple) else (results,)
     own = tuple(one for one, alias in zip(whole, plugin.aliased_inputs, strict=True) if alias is None)
-    return own[0] if len(own) == 1 else own
+    return None if not own else own[0] if len(own) == 1 else own
 
 
 def operand_of(tensor: torch.Tensor) -> Operand:

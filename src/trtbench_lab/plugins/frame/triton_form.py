@@ -113,6 +113,7 @@ def _run(
 
 
 def _contiguous(plugin: Plugin, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    plugin.check_count(tensors)
     changed = set(plugin.aliases.values())
     for name, tensor in zip(plugin.inputs, tensors, strict=True):
         if name in changed and not tensor.is_contiguous():
