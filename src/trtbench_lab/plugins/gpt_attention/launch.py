@@ -49,7 +49,7 @@ def write_cache(
     """
     plan = update_plan(shape, _name(kv_cache), qkv.shape[0], block_tables.shape[1])
     inputs = (qkv, cos, sin, position_ids, token_rows, block_tables, kv_scale, kv_cache)
-    _run(plan, inputs, (query, kv_cache))
+    run_plan(plan, inputs, (query, kv_cache))
 
 
 def prompt_attention(
@@ -76,7 +76,7 @@ def prompt_attention(
         (N, Hq · D), written from the first row's first token on: 0 for the tokens after the last row.
     """
     plan = flash_plan(shape, _name(query), query.shape[0], kv_lengths.shape[0], block_tables.shape[1])
-    _run(plan, (query, kv_cache, query_starts, kv_lengths, block_tables, kv_scale), (out,))
+    run_plan(plan, (query, kv_cache, query_starts, kv_lengths, block_tables, kv_scale), (out,))
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def decode_attention(
     """
     plan = decode_plan(shape, _name(kv_cache), kv_lengths.shape[0], block_tables.shape[1], scratch.splits)
     inputs = (qkv, cos, sin, kv_cache, kv_lengths, block_tables, kv_scale)
-    _run(plan, inputs, (out, scratch.parts, scratch.weights, scratch.arrived))
+    run_plan(plan, inputs, (out, scratch.parts, scratch.weights, scratch.arrived))
 
 
 def split_attention(
@@ -174,13 +174,13 @@ def split_attention(
         (B, Hq, splits, D) and (B, Hq, splits) float32, written.
     """
     plan = split_plan(shape, _name(kv_cache), kv_lengths.shape[0], block_tables.shape[1], parts.shape[2])
-    _run(plan, (query, kv_cache, query_starts, kv_lengths, block_tables, kv_scale), (parts, weights))
+    run_plan(plan, (query, kv_cache, query_starts, kv_lengths, block_tables, kv_scale), (parts, weights))
 
 
 def combine_parts(parts: torch.Tensor, weights: torch.Tensor, token_rows: torch.Tensor, out: torch.Tensor) -> None:
     """Weigh the parts of each token's row: out (N, Hq · D), 0 for padding."""
     plan = combine_plan(parts.shape[1], parts.shape[3], token_rows.shape[0], parts.shape[2])
-    _run(plan, (parts, weights, token_rows, out), (out,))
+    run_plan(plan, (parts, weights, token_rows, out), (out,))
 
 
 @lru_cache
@@ -191,7 +191,8 @@ def num_sms(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def _run(plan: Launch, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> None:
+def run_plan(plan: Launch, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> None:
+    """Launch a kernel of this package: pointers of inputs, the plan's integers, pointers of outputs."""
     from . import kernels
 
     if 0 in plan.grid:

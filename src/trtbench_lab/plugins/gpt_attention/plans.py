@@ -21,7 +21,7 @@ def block_d(head_size: int) -> int:
 
 
 def decode_pack(shape: AttentionShape) -> int:
-    """Return the query heads that one program of split attention takes: all of a K/V head's, so that it is read once."""
+    """Return the query heads a program of split attention takes: all of a K/V head's, so that it is read once."""
     return next(count for count in range(min(shape.group, 64), 0, -1) if shape.group % count == 0)
 
 

@@ -174,7 +174,8 @@ def attention_parts(
         if shape.window:
             scores[..., : max(0, length - shape.window)] = float("-inf")
         oldest = max(0, length - shape.window) // tile * tile if shape.window else 0
-        per_part = -(-(-(-(length - oldest) // tile)) // splits) * tile
+        tiles = -(-(length - oldest) // tile)
+        per_part = -(-tiles // splits) * tile
         for part in range(splits):
             begin = oldest + part * per_part
             end = min(begin + per_part, length)
