@@ -28,6 +28,22 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     assert not made.violations, made.violations
 
 
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """Build engines with the simulated TensorRT, each once a session."""
+    from tests.backends.tensorrt.running import Workshop
+
+    return Workshop(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture
+def running(workshop: object, recorder: object) -> object:
+    """Load and run such engines; see `running.Running`."""
+    from tests.backends.tensorrt.running import Running
+
+    return Running(recorder, workshop)
+
+
 @pytest.fixture
 def real_tensorrt(monkeypatch: pytest.MonkeyPatch) -> object:
     """Let ``import tensorrt`` and ``import tensorrt.plugin`` give the real bindings, over stub libraries."""
