@@ -82,9 +82,9 @@ def quantize_checkpoint(
             where="quant_config.quant_algo",
             remedy="Set quant_algo to W8A16 or W4A16, or use `convert`.",
         )
-    opened = _open(source)
-    plain, read, where = _reader(opened, dtype, mapping, options)
-    config = _quantized_config(plain, quant_config)
+    opened = open_model(source)
+    plain, read, where = whole_reader(opened, dtype, mapping, options)
+    config = quantized_config(plain, quant_config)
     tensors = whole_tensors(config)
     errors: list[LayerError] = []
     with (
@@ -103,7 +103,7 @@ def quantize_checkpoint(
                 content = scale
             else:
                 content = read(tensor)
-            _write(writer, tensor, content)
+            write_whole(writer, tensor, content)
             current.advance(1, tensor.name)
     return QuantizeReport(
         directory=str(output_dir),
@@ -115,7 +115,8 @@ def quantize_checkpoint(
     )
 
 
-def _open(source: Path | str | TensorSource | Checkpoint) -> TensorSource | Checkpoint:
+def open_model(source: Path | str | TensorSource | Checkpoint) -> TensorSource | Checkpoint:
+    """Open a folder as what it is, a checkpoint or a Hugging Face model; pass on what is open already."""
     if not isinstance(source, (str, Path)):
         return source
     folder = Path(source).expanduser()
@@ -124,7 +125,7 @@ def _open(source: Path | str | TensorSource | Checkpoint) -> TensorSource | Chec
     return open_hf_folder(folder)
 
 
-def _reader(
+def whole_reader(
     source: TensorSource | Checkpoint, dtype: str, mapping: Mapping | None, options: dict[str, Any]
 ) -> tuple[ModelConfig, ReadWhole, str]:
     """Return the unquantized configuration, a function that reads whole tensors, and the source's name."""
@@ -152,7 +153,7 @@ def _reader(
     return config, read, str(source.directory.absolute())
 
 
-def _quantized_config(plain: ModelConfig, quant_config: QuantConfig) -> ModelConfig:
+def quantized_config(plain: ModelConfig, quant_config: QuantConfig) -> ModelConfig:
     """Return the new configuration; a quantized head cannot share the embedding's memory."""
     config = plain.replace(quantization=quant_config)
     if config.share_embedding_table and not quant_config.excludes("lm_head"):
@@ -207,7 +208,8 @@ def _clipped(block: torch.Tensor, scales: torch.Tensor, scheme: WeightOnlyScheme
     return int((grouped > scales.float().view(block.shape[0], -1, 1) * largest_level).sum())
 
 
-def _write(writer: CheckpointWriter, tensor: WholeTensor, content: torch.Tensor) -> None:
+def write_whole(writer: CheckpointWriter, tensor: WholeTensor, content: torch.Tensor) -> None:
+    """Write a whole tensor's part to every rank that holds one."""
     config = writer.config
     for rank in range(config.mapping.world_size):
         mapping = config.mapping.with_rank(rank)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -21,9 +21,16 @@ class LayerError:
     max_abs_error
         Largest ``|w' − w|``.
     clipped_share
-        Share of weights above the largest level by more than half a step, 0 … 1.
+        Share of weights above the largest level by more than half a step, 0 … 1; where activations have a static step,
+        the share of the calibration sample beyond it.
     bytes_before, bytes_after
         Of the weight, and of the packed weight with its scales.
+    output_relative_error
+        ``‖y' − y‖ / ‖y‖`` of the layer's outputs on the calibration sample; None without calibration.
+    weight_largest, inputs_largest
+        Largest |w| and largest |x| on the calibration text.
+    outlier_channels
+        Input features whose largest |x| is over 20 times the median feature's.
     """
 
     module: str
@@ -34,6 +41,10 @@ class LayerError:
     clipped_share: float
     bytes_before: int
     bytes_after: int
+    output_relative_error: float | None = None
+    weight_largest: float | None = None
+    inputs_largest: float | None = None
+    outlier_channels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,10 @@ class QuantizeReport:
         One row a quantized layer, in the order of the network.
     seconds
         Wall time.
+    calibration
+        Source, size, length, seed and digest of the calibration tokens; None without calibration.
+    kv_cache
+        Layer number → step of the quantized K/V cache; empty without one.
     """
 
     directory: str
@@ -58,6 +73,8 @@ class QuantizeReport:
     group_size: int | None
     layers: tuple[LayerError, ...]
     seconds: float
+    calibration: dict[str, Any] | None = None
+    kv_cache: dict[int, float] = field(default_factory=dict)
 
     @property
     def bytes_before(self) -> int:

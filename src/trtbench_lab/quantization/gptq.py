@@ -1,0 +1,166 @@
+"""GPTQ: round a weight column by column and let the columns still to come make up for the error (Frantar et al., 2023).
+
+With H = X Xᵀ over the calibration tokens (damped by a share of its mean diagonal) and U the upper Cholesky factor of
+H⁻¹, column j is rounded to q_j and every later column k changes by ``−(w_j − q_j) / U_jj · U_jk``. Scales and zero
+points of a group come from the weights as they stand when its first column is reached.
+
+With `act_order` the columns with the largest H_jj are rounded first, while there is most left to make up for it. The
+groups stay those of neighbouring input features, with ranges found before the first column: the checkpoint needs no
+order of its own, and tensor-parallel ranks can cut it anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import QuantizationError
+from .inputs import LayerInputs
+from .weight_only import WeightOnlyScheme, pack_int4
+
+BLOCK_COLUMNS = 128
+DAMPING = 0.01
+
+
+@dataclass(frozen=True)
+class GptqWeight:
+    """A layer after GPTQ.
+
+    Attributes
+    ----------
+    packed
+        As `weight_only` packs it.
+    scales
+        (out, groups): the step of each group.
+    zeros
+        (out, groups): what is added to ``integer · step``; None without zero points.
+    """
+
+    packed: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor | None
+
+    def dense(self, scheme: WeightOnlyScheme) -> torch.Tensor:
+        """Return the weight (out, in) float32 that the integers stand for."""
+        from .weight_only import unpack_int4
+
+        integers = self.packed if scheme.bits == 8 else unpack_int4(self.packed)
+        grouped = integers.view(len(integers), self.scales.shape[1], -1).float()
+        dense = grouped * self.scales.float()[..., None]
+        if self.zeros is not None:
+            dense = dense + self.zeros.float()[..., None]
+        return dense.view_as(integers)
+
+
+def gptq(
+    weight: torch.Tensor,
+    inputs: LayerInputs,
+    scheme: WeightOnlyScheme,
+    *,
+    scale_dtype: torch.dtype,
+    zero_point: bool = False,
+    act_order: bool = False,
+    damping: float = DAMPING,
+) -> GptqWeight:
+    """Quantize a layer.
+
+    Parameters
+    ----------
+    weight
+        (out, in), any floating type.
+    inputs
+        Statistics of its inputs, with their Gram matrix.
+    scheme
+        4 or 8 bits with groups.
+    scale_dtype
+        Type of scales and zero points in the checkpoint.
+    zero_point
+        Give each group the range of its weights instead of one around 0.
+    act_order
+        Round the columns of the largest inputs first.
+    damping
+        Share of the mean diagonal added to the diagonal of H.
+
+    Raises
+    ------
+    QuantizationError
+        When H cannot be factorized even with a hundred times the damping.
+    """
+    if inputs.gram is None:
+        raise QuantizationError("GPTQ needs the inputs' Gram matrix.", where=inputs.name, remedy="Calibrate for GPTQ.")
+    out_features, in_features = weight.shape
+    group = scheme.group_size or in_features
+    scheme.check_fits(inputs.name, out_features, in_features)
+    work = weight.float().clone()
+    hessian = inputs.gram.clone()
+    dead = hessian.diagonal() == 0
+    hessian.diagonal()[dead] = 1
+    work[:, dead] = 0  # an input that is always 0: any weight does
+    order = torch.argsort(hessian.diagonal(), descending=True, stable=True) if act_order else None
+    steps = torch.empty(out_features, in_features // group)
+    zeros = torch.zeros_like(steps)
+    if order is not None:
+        steps, zeros = _ranges(work.view(out_features, -1, group), scheme.bits, scale_dtype, zero_point)
+        work, hessian = work[:, order], hessian[order][:, order]
+    upper = _upper_factor(hessian, damping, inputs.name)
+    integers = torch.empty(out_features, in_features, dtype=torch.int8)
+    half = 1 << (scheme.bits - 1)
+    for start in range(0, in_features, BLOCK_COLUMNS):
+        end = min(start + BLOCK_COLUMNS, in_features)
+        errors = torch.empty(out_features, end - start)
+        block = work[:, start:end]  # a view: the columns of this block change in place
+        factor = upper[start:end, start:end]
+        for column in range(end - start):
+            place = start + column
+            feature = place if order is None else int(order[place])
+            number = feature // group
+            if order is None and place % group == 0:
+                ahead = work[:, place : place + group]
+                found = _ranges(ahead[:, None, :], scheme.bits, scale_dtype, zero_point)
+                steps[:, number], zeros[:, number] = found[0][:, 0], found[1][:, 0]
+            values = block[:, column]
+            rounded = torch.round((values - zeros[:, number]) / steps[:, number]).clamp_(-half, half - 1)
+            integers[:, place] = rounded.to(torch.int8)
+            error = (values - (rounded * steps[:, number] + zeros[:, number])) / factor[column, column]
+            errors[:, column] = error
+            block[:, column:].addr_(error, factor[column, column:], alpha=-1)
+        work[:, end:].addmm_(errors, upper[start:end, end:], alpha=-1)
+    if order is not None:
+        integers = integers[:, torch.argsort(order)]
+    packed = integers.contiguous() if scheme.bits == 8 else pack_int4(integers)
+    return GptqWeight(packed, steps.to(scale_dtype), zeros.to(scale_dtype) if zero_point else None)
+
+
+def _ranges(
+    grouped: torch.Tensor, bits: int, dtype: torch.dtype, zero_point: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return step and zero of each group of (out, groups, group), as the checkpoint's type stores them, in float32."""
+    half = 1 << (bits - 1)
+    if zero_point:
+        low, high = grouped.amin(-1).clamp_max(0), grouped.amax(-1).clamp_min(0)
+        steps = ((high - low) / (2 * half - 1)).to(dtype).float()
+        steps = torch.where(steps > 0, steps, 1.0)
+        # integer −half stands for the lowest value; the level of 0 is kept an integer, as the format's zeros are.
+        zeros = (torch.round(-low / steps) - half) * -steps
+        return steps, zeros.to(dtype).float()
+    steps = (grouped.abs().amax(-1) / half).to(dtype).float()
+    return torch.where(steps > 0, steps, 1.0), torch.zeros_like(steps)
+
+
+def _upper_factor(hessian: torch.Tensor, damping: float, name: str) -> torch.Tensor:
+    mean = hessian.diagonal().mean()
+    for share in (damping, 10 * damping, 100 * damping):
+        damped = hessian.clone()
+        damped.diagonal().add_(share * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if int(failed) == 0:
+            inverse = torch.cholesky_inverse(lower)
+            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            if int(failed) == 0:
+                return upper
+    raise QuantizationError(
+        "The products of this layer's inputs cannot be factorized.",
+        where=name,
+        remedy="Calibrate on more text: the inputs seen do not span the layer's input features.",
+    )

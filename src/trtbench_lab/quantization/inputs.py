@@ -1,0 +1,99 @@
+"""What calibration learns of a linear layer's inputs, in memory that does not grow with the number of tokens."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import QuantizationError
+
+SAMPLE_TOKENS = 1024
+"""Tokens kept of each layer's inputs, to measure errors of outputs on."""
+
+
+class LayerInputs:
+    """Statistics of one linear layer's inputs.
+
+    Parameters
+    ----------
+    in_features
+        Width of the inputs.
+    name
+        The layer, for errors.
+    with_gram
+        Also sum up the products ``xᵀ x`` (GPTQ needs them): in_features² floats.
+    num_tokens
+        Tokens that will be seen in all; the sample takes them at even distances.
+    device
+        Where the inputs lie and the sums are kept.
+
+    Attributes
+    ----------
+    largest
+        (in,) float32: max |x| of each feature.
+    mean_abs
+        (in,) float32: mean |x| of each feature.
+    gram
+        (in, in) float32: sum of xᵀ x; None unless asked for.
+    sample
+        (n ≤ SAMPLE_TOKENS, in) float32: some of the tokens.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        name: str,
+        *,
+        num_tokens: int,
+        with_gram: bool = False,
+        device: torch.device | str = "cpu",
+    ):
+        self.name = name
+        self.largest = torch.zeros(in_features, device=device)
+        self.gram = torch.zeros(in_features, in_features, device=device) if with_gram else None
+        self._sum = torch.zeros(in_features, dtype=torch.float64, device=device)
+        self._every = max(1, num_tokens // SAMPLE_TOKENS)
+        self._seen = 0
+        self._kept: list[torch.Tensor] = []
+
+    def add(self, x: torch.Tensor) -> None:
+        """Take in inputs (…, in).
+
+        Raises
+        ------
+        QuantizationError
+            For values that are not finite.
+        """
+        x = x.detach().flatten(0, -2).float()  # (tokens, in)
+        size = x.abs()
+        largest = size.amax(0)
+        if not bool(torch.isfinite(largest).all()):
+            raise QuantizationError(
+                "The layer's inputs are not finite on the calibration text.",
+                where=self.name,
+                remedy="The model overflows or its weights are damaged: run it unquantized first.",
+            )
+        torch.maximum(self.largest, largest, out=self.largest)
+        self._sum += size.sum(0, dtype=torch.float64)
+        if self.gram is not None:
+            self.gram.addmm_(x.t(), x)
+        first = -self._seen % self._every
+        room = SAMPLE_TOKENS - sum(len(part) for part in self._kept)
+        self._kept.append(x[first :: self._every][:room].clone())
+        self._seen += len(x)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens seen."""
+        return self._seen
+
+    @property
+    def mean_abs(self) -> torch.Tensor:
+        return (self._sum / max(1, self._seen)).float()
+
+    @property
+    def sample(self) -> torch.Tensor:
+        return torch.cat(self._kept)
+
+    def outlier_channels(self, factor: float = 20.0) -> int:
+        """Count the features whose largest value is over `factor` times the median feature's."""
+        return int((self.largest > factor * self.largest.median().clamp_min(1e-30)).sum())

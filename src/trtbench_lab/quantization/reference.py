@@ -1,0 +1,71 @@
+"""What a quantized linear layer computes, by definition, from the tensors its checkpoint keeps; for every algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ..errors import QuantizationError
+from ..specs import QuantAlgo, QuantConfig
+from .fp8 import fp8_product, rounded_to_fp8
+from .smoothquant import integer_product
+from .weight_only import WeightOnlyScheme, dequantize, unpack_int4
+
+
+def layer_output(x: torch.Tensor, tensors: Mapping[str, torch.Tensor], algo: QuantAlgo) -> torch.Tensor:
+    """Return the output, without the bias, of a quantized linear layer.
+
+    Parameters
+    ----------
+    x
+        (…, in) inputs of any floating type.
+    tensors
+        The layer's tensors by the last part of their names, as `checkpoint.quantized_layout` lists them.
+    algo
+        The algorithm.
+
+    Returns
+    -------
+    (…, out) in the type of x
+    """
+    if algo.is_smoothquant:
+        if "smoother" in tensors:
+            x = (x.float() / tensors["smoother"]).to(x.dtype)
+        return integer_product(x, tensors["weight"], tensors["per_channel_scale"], tensors.get("act_scale"))
+    if algo is QuantAlgo.FP8:
+        return fp8_product(
+            x, tensors["weight"], tensors["weights_scaling_factor"], tensors["activation_scaling_factor"]
+        )
+    if "prequant_scaling_factor" in tensors:
+        x = x * tensors["prequant_scaling_factor"].to(x.dtype)
+    if algo is QuantAlgo.W4A8_AWQ:
+        step = tensors["activation_scaling_factor"]
+        x = (rounded_to_fp8(x.float() / step).float() * step).to(x.dtype)
+    return x @ dense_weight(tensors, algo).to(x.dtype).t()
+
+
+def dense_weight(tensors: Mapping[str, torch.Tensor], algo: QuantAlgo) -> torch.Tensor:
+    """Return the weight (out, in) float32 that the stored tensors stand for, before any scaling of inputs is undone."""
+    packed = tensors["weight"]
+    if algo is QuantAlgo.FP8:
+        return packed.float() * tensors["weights_scaling_factor"]
+    if algo.is_smoothquant:
+        return packed.float() * tensors["per_channel_scale"][:, None]
+    scales = tensors.get("weights_scaling_factor", tensors.get("per_channel_scale"))
+    if scales is None:
+        raise QuantizationError("The layer has no scales.", where=str(algo), remedy="Quantize the model again.")
+    in_features = packed.shape[1] * (1 if algo.weight_bits == 8 else 2)
+    group = None if scales.ndim == 1 else in_features // scales.shape[1]
+    scheme = WeightOnlyScheme(algo.weight_bits, group)
+    if "zero" not in tensors:
+        return dequantize(packed, scales, scheme, dtype=torch.float32)
+    integers = packed if algo.weight_bits == 8 else unpack_int4(packed)
+    grouped = integers.view(len(packed), -1, in_features // scales.shape[1]).float()
+    return (grouped * scales.float()[..., None] + tensors["zero"].float()[..., None]).view(len(packed), in_features)
+
+
+def needs_calibration(config: QuantConfig) -> bool:
+    """Whether the checkpoint depends on what layers see, and not on the weights alone."""
+    algo = config.quant_algo
+    return config.kv_cache_quant_algo is not None or (algo is not None and not algo.is_weight_only)
