@@ -351,7 +351,10 @@ def _glass_class(recorder: Recorder, name: str, real: Any) -> Any:
         def __getattribute__(cls, attribute: str) -> Any:
             if attribute.startswith("__") and attribute != "__init__":
                 return super().__getattribute__(attribute)
-            found = super().__getattribute__(attribute)
+            try:
+                found = super().__getattribute__(attribute)
+            except AttributeError:
+                raise recorder.fault(f"{name} has no attribute {attribute!r}") from None
             if recorder.site() is not None:
                 recorder.hit(attribute)
             is_enum = isinstance(found, type) and hasattr(found, "__members__")

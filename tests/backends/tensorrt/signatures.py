@@ -57,7 +57,8 @@ class Signature:
 
 def plain(annotation: str) -> str:
     """Strip module and namespace prefixes: what remains is a name of the bindings, or of Python."""
-    return re.sub(r"tensorrt(_bindings)?\.tensorrt\.|nv\w+::(?:v_\d_\d::)?", "", annotation).strip()
+    stripped = re.sub(r"tensorrt(_bindings)?\.tensorrt\.|nv\w+::(?:v_\d_\d::)?", "", annotation).strip()
+    return {"IParserError": "ParserError"}.get(stripped, stripped)  # the one class with two names
 
 
 @cache
@@ -86,6 +87,8 @@ def property_type(member: property, *, setting: bool = False) -> str | None:
     doc = function.__doc__ or ""
     if setting:
         match = re.search(r"arg1: (.+?)\) -> None", doc)
+        if match is None and member.fget is not None:  # a setter that says nothing takes what the getter gives
+            return property_type(member)
     else:
         match = re.search(r"-> (.+)$", doc.splitlines()[0] if doc else "")
     return plain(match.group(1)) if match else "object"

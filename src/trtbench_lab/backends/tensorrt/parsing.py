@@ -58,14 +58,15 @@ def parser_error(parser: Any, what: str) -> BuildError:
     )
 
 
-def described_fault(error: Any) -> str:
+def described_fault(parser_fault: Any) -> str:
     """Return one parser error as a sentence: the module, the operator, and TensorRT's words."""
-    node = error.node_name()
-    operator = error.node_operator()
-    stack = [name for name in error.local_function_stack() if name]
+    node = parser_fault.node_name()
+    operator = parser_fault.node_operator()
+    stack = [name for name in parser_fault.local_function_stack() if name]
     within = f" inside the function {' in '.join(stack)}" if stack else ""
     subject = f"{module_of(node)}: {operator or 'node'} {node!r}{within}" if node else "the network"
-    return f"{subject}: {error.desc()} ({error.code().name}, {error.func()} line {error.line()})"
+    place = f"{parser_fault.func()} line {parser_fault.line()}"
+    return f"{subject}: {parser_fault.desc()} ({parser_fault.code().name}, {place})"
 
 
 def module_of(name: str) -> str:
@@ -97,15 +98,15 @@ def mark_debug_tensors(parsed: ParsedNetwork, node_names: list[str]) -> list[str
     network, parser = parsed.network, parsed.parser
     marked = []
     for module, node in debug_nodes(node_names).items():
-        tensor = parser.get_layer_output_tensor(node, 0)
-        if tensor is None:  # folded away
+        debug_tensor = parser.get_layer_output_tensor(node, 0)
+        if debug_tensor is None:  # folded away
             continue
-        tensor.name = f"{module}.output"
-        if not network.mark_debug(tensor):
+        debug_tensor.name = f"{module}.output"
+        if not network.mark_debug(debug_tensor):
             raise BuildError(
                 f"TensorRT does not give the output of {module} as a debug tensor.",
                 where="enable_debug_output",
                 remedy="Build without enable_debug_output.",
             )
-        marked.append(tensor.name)
+        marked.append(debug_tensor.name)
     return marked
