@@ -57,3 +57,30 @@ def cache_update_kernel(
         scale = tl.load(scale_ptr)
         stored = store_as(x, scale, KIND, cache_ptr.dtype.element_ty)
         tl.store(cache_ptr + (slot * D)[:, None] + d[None, :], stored, mask=mask & live[:, None])
+
+
+@triton.jit
+def plain_cache_update_kernel(
+    qkv_ptr,
+    positions_ptr,
+    rows_ptr,
+    tables_ptr,
+    scale_ptr,
+    cache_in_ptr,
+    num_tokens,
+    table_width,
+    query_ptr,
+    cache_ptr,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    D: tl.constexpr,
+    BS: tl.constexpr,
+    KIND: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """`cache_update_kernel` for models whose positions are learned: nothing is rotated."""
+    cache_update_kernel(
+        qkv_ptr, scale_ptr, scale_ptr, positions_ptr, rows_ptr, tables_ptr, scale_ptr, cache_in_ptr, num_tokens,
+        table_width, query_ptr, cache_ptr, HEADS, KV_HEADS, D, BS, 0, False, KIND, BLOCK_T, BLOCK_D,
+    )  # fmt: skip

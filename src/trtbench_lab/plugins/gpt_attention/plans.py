@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..frame.call import Launch
 from ..frame.sizes import Size, cdiv, is_expression, power_of_two
@@ -142,14 +142,22 @@ def flash_plan(shape: AttentionShape, dtype: str, num_tokens: Size, num_rows: Si
     )
 
 
-def split_plan(shape: AttentionShape, cache_dtype: str, num_rows: Size, table_width: Size, splits: int) -> Launch:
-    """Return the launch of `split_kernel`."""
+def without_rotation(plan: Launch) -> Launch:
+    """Return the launch of the update kernel that has no tables of angles."""
+    constants = {name: value for name, value in plan.constants.items() if name not in ("ROTARY", "INTERLEAVED")}
+    return replace(plan, kernel="plain_cache_update_kernel", constants=constants)
+
+
+def split_plan(
+    shape: AttentionShape, cache_dtype: str, num_rows: Size, table_width: Size, splits: int, tile: int | None = None
+) -> Launch:
+    """Return the launch of `split_kernel`; `tile` None takes the best number of keys at a time."""
     pack = decode_pack(shape)
     return Launch(
         kernel="split_kernel",
         grid=(num_rows, shape.num_heads // pack, splits),
         arguments={"table_width": table_width},
-        constants={**_common(shape), **_split(shape, cache_dtype, splits)},
+        constants={**_common(shape), **_split(shape, cache_dtype, splits, tile)},
         num_warps=4,
         num_stages=3,
     )
@@ -204,11 +212,11 @@ def _common(shape: AttentionShape) -> dict[str, object]:
     }
 
 
-def _split(shape: AttentionShape, cache_dtype: str, splits: int) -> dict[str, object]:
+def _split(shape: AttentionShape, cache_dtype: str, splits: int, tile: int | None = None) -> dict[str, object]:
     pack = decode_pack(shape)
     return {
         "SPLITS": splits,
         "PACK": pack,
         "BLOCK_M": max(16, power_of_two(pack)),
-        "BLOCK_N": split_tile(shape, cache_dtype),
+        "BLOCK_N": tile or split_tile(shape, cache_dtype),
     }
