@@ -1,7 +1,8 @@
 """Every place where the backend's source uses TensorRT, found without running it.
 
-A use is an attribute whose name the bindings know: of the module (``trt.X`` and what hangs on it), or of an object. Names
-that plain Python, torch or this project use as well count only behind the names that the backend gives TensorRT's objects.
+A use is an attribute whose name the bindings know: of the module (``trt.X`` and what hangs on it), or of an object.
+Names that plain Python, torch or this project use as well count only behind the names that the backend gives TensorRT's
+objects.
 """
 
 from __future__ import annotations
