@@ -13,7 +13,7 @@ from trtbench_lab.checkpoint import open_checkpoint
 from trtbench_lab.network.decoder import Decoder
 from trtbench_lab.network.loading import assign_tensors
 from trtbench_lab.quantization import quantize_checkpoint
-from trtbench_lab.specs import Mapping, QuantConfig
+from trtbench_lab.specs import Mapping, PluginConfig, QuantConfig
 
 
 class ThreadGroup:
@@ -45,9 +45,12 @@ class ThreadMember:
         return torch.cat(self.group.exchange(self.index, x), dim)
 
 
-def decoder_of(checkpoint, mapping, communicator=None) -> Decoder:
+PLUGINS = PluginConfig(rmsnorm_plugin="auto", layernorm_plugin="auto", swiglu_plugin="auto", lookup_plugin="auto")
+
+
+def decoder_of(checkpoint, mapping, communicator=None, plugins=None) -> Decoder:
     with torch.device("meta"):
-        decoder = Decoder(checkpoint.config, mapping, communicator=communicator)
+        decoder = Decoder(checkpoint.config, mapping, communicator=communicator, plugin_config=plugins)
     assign_tensors(decoder, dict(checkpoint.rank(mapping.rank)))
     assign_tensors(decoder, decoder.rotary_tables())
     return decoder
@@ -82,6 +85,8 @@ TOKENS = torch.randint(0, 97, (2, 7), generator=torch.Generator().manual_seed(0)
     [
         ("gpt2", 2, {}),
         ("gpt2", 4, {"use_parallel_embedding": True, "embedding_sharding_dim": 0}),
+        ("gpt2", 4, {"use_parallel_embedding": True, "embedding_sharding_dim": 0, "plugins": PLUGINS}),
+        ("llama", 2, {"use_parallel_embedding": True, "plugins": PLUGINS}),
         ("gpt2", 2, {"use_parallel_embedding": True, "embedding_sharding_dim": 1}),
         ("gpt2", 2, {"use_parallel_embedding": True, "share_embedding_table": True}),
         ("gpt_bigcode", 4, {}),  # one K/V head on every rank
@@ -91,11 +96,13 @@ TOKENS = torch.randint(0, 97, (2, 7), generator=torch.Generator().manual_seed(0)
     ],
 )
 def test_tensor_parallel_ranks_give_one_ranks_logits(models, family, tp, options, tmp_path):
-    model = models[family]
+    model, plugins = models[family], options.get("plugins")
+    options = {name: value for name, value in options.items() if name != "plugins"}
     checkpoint_of(model, tmp_path / "ranks", mapping=Mapping(tp_size=tp), **options)
     checkpoint = open_checkpoint(tmp_path / "ranks")
     group = ThreadGroup(tp)
-    decoders = [decoder_of(checkpoint, Mapping(tp_size=tp, rank=rank), group.member(rank)) for rank in range(tp)]
+    ranks = [(Mapping(tp_size=tp, rank=rank), group.member(rank)) for rank in range(tp)]
+    decoders = [decoder_of(checkpoint, mapping, member, plugins) for mapping, member in ranks]
     with ThreadPoolExecutor(tp) as pool:
         results = list(pool.map(lambda decoder: run(decoder, TOKENS), decoders))
     expected = model.logits(TOKENS)
@@ -106,14 +113,16 @@ def test_tensor_parallel_ranks_give_one_ranks_logits(models, family, tp, options
         assert float((result - expected).abs().max()) <= 1e-4 * spread
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_pipeline_stages_give_one_ranks_logits(models, family, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "plugins"), [("gpt2", None), ("llama", None), ("gpt2", PLUGINS), ("llama", PLUGINS)]
+)
+def test_pipeline_stages_give_one_ranks_logits(models, family, plugins, tmp_path):
     model = models[family]
     checkpoint_of(model, tmp_path / "ranks", mapping=Mapping(pp_size=3))
     checkpoint = open_checkpoint(tmp_path / "ranks")
     state: torch.Tensor = TOKENS
     for rank in range(3):
-        decoder = decoder_of(checkpoint, Mapping(pp_size=3, rank=rank))
+        decoder = decoder_of(checkpoint, Mapping(pp_size=3, rank=rank), plugins=plugins)
         state = run(decoder, state)
     expected = model.logits(TOKENS)
     assert float((state - expected).abs().max()) <= 1e-4 * float(expected.max() - expected.min())

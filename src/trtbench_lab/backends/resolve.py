@@ -31,7 +31,13 @@ _WITHOUT_EFFECT = {
 
 
 def resolve_without_plugins(
-    model_config: ModelConfig, build_config: BuildConfig, backend: str, *, compute_dtypes: tuple[str, ...], reason: str
+    model_config: ModelConfig,
+    build_config: BuildConfig,
+    backend: str,
+    *,
+    compute_dtypes: tuple[str, ...],
+    reason: str,
+    plugins: tuple[str, ...] = (),
 ) -> tuple[BuildConfig, list[str]]:
     """Return the configuration that `backend` builds, and a sentence for each choice and each option not honoured.
 
@@ -45,6 +51,8 @@ def resolve_without_plugins(
         Types it computes in here, the preferred fallback first.
     reason
         Why other types are not among them, as the end of a sentence.
+    plugins
+        Options of `PluginConfig` that the backend honours.
 
     Raises
     ------
@@ -57,8 +65,8 @@ def resolve_without_plugins(
     except SpecError as error:
         raise BuildError(error.what, where=error.where, remedy=error.remedy) from error
     dtype, notes = _compute_dtype(model_config, build_config, compute_dtypes, reason)
-    plugins, plugin_notes = _plugins(build_config.plugin_config, backend)
-    changes: dict[str, object] = {"backend": backend, "compute_dtype": dtype, "plugin_config": plugins}
+    settled, plugin_notes = _plugins(build_config.plugin_config, backend, plugins)
+    changes: dict[str, object] = {"backend": backend, "compute_dtype": dtype, "plugin_config": settled}
     defaults = BuildConfig()
     for name, reason_why in _WITHOUT_EFFECT.items():
         if getattr(build_config, name) != getattr(defaults, name):
@@ -79,14 +87,14 @@ def _compute_dtype(
     return available[0], [f"Computes in {available[0]}, though {source}: {reason}."]
 
 
-def _plugins(asked: PluginConfig, backend: str) -> tuple[PluginConfig, list[str]]:
+def _plugins(asked: PluginConfig, backend: str, honoured: tuple[str, ...]) -> tuple[PluginConfig, list[str]]:
     """Turn off what needs a plugin; say so where it was on, in one sentence for defaults and one for each wish."""
     defaults, notes = PluginConfig(), []
     changes: dict[str, object] = {}
     wished, by_default = [], []
     for info in PluginConfig.options():
         value, off = getattr(asked, info.name), _off_value(getattr(defaults, info.name))
-        if off is None or value == off:
+        if off is None or value == off or info.name in honoured:
             continue
         changes[info.name] = off
         if value != getattr(defaults, info.name):

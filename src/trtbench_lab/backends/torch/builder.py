@@ -10,12 +10,15 @@ import torch
 from ...checkpoint import open_checkpoint
 from ...errors import EngineError
 from ...network.communicator import Communicator
-from ...specs import BuildConfig, ModelConfig
+from ...specs import BuildConfig, ModelConfig, PluginConfig
 from ..protocol import Availability, BuildReporter, EngineDescription, Resolution, engine_file_name
 from ..resolve import resolve_without_plugins
 from ..trial import trial_run
 from .engine_file import IN_OUT, OUT_IN, EngineLayout, engine_decoder, layout_of, load_decoder, write_engine_file
 from .executor import TorchExecutor
+
+PLUGINS = ("rmsnorm_plugin", "layernorm_plugin", "swiglu_plugin", "lookup_plugin")
+"""Options of `PluginConfig` that the decoder's own modules honour."""
 
 
 class TorchBuilder:
@@ -48,8 +51,11 @@ class TorchBuilder:
         else:
             dtypes, reason = ("float32", "float16", "bfloat16"), ""
         config, notes = resolve_without_plugins(
-            model_config, build_config, self.backend, compute_dtypes=dtypes, reason=reason
+            model_config, build_config, self.backend, compute_dtypes=dtypes, reason=reason, plugins=PLUGINS
         )
+        on = [name for name in PLUGINS if config.plugin_config.enabled(name)]
+        if on and default_device().type == "cpu":
+            notes.append(f"{', '.join(on)}: on a CPU the plugin's reference runs, which is no faster.")
         if build_config.opt_level != BuildConfig().opt_level:
             notes.append("opt_level has no effect: the torch backend has one form of each layer.")
         if build_config.visualize and model_config.mapping.tp_size > 1:
@@ -82,6 +88,7 @@ class TorchBuilder:
                     output_dir / "network.onnx",
                     max_positions=max_positions,
                     dtype=getattr(torch, layout.dtype),
+                    plugin_config=build_config.plugin_config,
                     log=report.log,
                 )
             report.check_cancelled()
@@ -91,7 +98,7 @@ class TorchBuilder:
         report.check_cancelled()
         if config.mapping.tp_size == 1:
             with report.phase("verify engine"):
-                executor = _load(path, config, device, None)
+                executor = _load(path, config, device, None, build_config.plugin_config)
                 trial_run(executor, max_positions)
                 executor.close()
 
@@ -122,12 +129,14 @@ class TorchBuilder:
                 where=str(path),
                 remedy="Load it with a communicator, one process a rank; or convert the model with tp_size 1.",
             )
-        return _load(path, config, _device(device), communicator)
+        return _load(path, config, _device(device), communicator, engine_config.build_config.plugin_config)
 
 
-def _load(path: Path, config: ModelConfig, device: torch.device, communicator: Communicator | None) -> TorchExecutor:
+def _load(
+    path: Path, config: ModelConfig, device: torch.device, communicator: Communicator | None, plugins: PluginConfig
+) -> TorchExecutor:
     layout = layout_of(path)
-    decoder = engine_decoder(config, layout, communicator)
+    decoder = engine_decoder(config, layout, communicator, plugins)
     weights_bytes = load_decoder(path, device, decoder, layout)
     return TorchExecutor(decoder, config, device, layout.dtype, weights_bytes=weights_bytes)
 

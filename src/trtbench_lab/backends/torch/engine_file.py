@@ -16,7 +16,7 @@ from ...network.decoder import Decoder
 from ...network.initializers import Released, Weights, tensor_of
 from ...network.linear import Linear
 from ...network.loading import assign_tensors
-from ...specs import ModelConfig
+from ...specs import ModelConfig, PluginConfig
 
 FORMAT = "trtbench-torch-engine-1"
 IN_OUT, OUT_IN = "in_out", "out_in"
@@ -74,7 +74,12 @@ def layout_of(path: Path) -> EngineLayout:
     return EngineLayout(linear, dtype, int(positions))
 
 
-def engine_decoder(config: ModelConfig, layout: EngineLayout, communicator: Communicator | None = None) -> Decoder:
+def engine_decoder(
+    config: ModelConfig,
+    layout: EngineLayout,
+    communicator: Communicator | None = None,
+    plugins: PluginConfig | None = None,
+) -> Decoder:
     """Return the decoder, on the meta device, whose tensors the engine file holds.
 
     On a CPU a tied head gets a weight of its own: the embedding is read by row, the head's product wants columns.
@@ -82,7 +87,13 @@ def engine_decoder(config: ModelConfig, layout: EngineLayout, communicator: Comm
     if layout.linear == IN_OUT and config.share_embedding_table:
         config = config.replace(share_embedding_table=False)
     with torch.device("meta"):
-        return Decoder(config, config.mapping, max_positions=layout.max_positions, communicator=communicator)
+        return Decoder(
+            config,
+            config.mapping,
+            max_positions=layout.max_positions,
+            communicator=communicator,
+            plugin_config=plugins,
+        )
 
 
 def write_engine_file(
