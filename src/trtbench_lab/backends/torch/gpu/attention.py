@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from ....specs import ModelConfig
-from .ops import _kernels, kernels_run_on, launch, launch_options, power_of_two
+from .ops import kernels, kernels_run_on, launch, launch_options, power_of_two
 
 _QUANTIZED = {torch.int8: 1, torch.float8_e4m3fn: 3}
 
@@ -71,7 +71,6 @@ class PromptRows:
     starts: list[int]
     first_positions: list[int]
     starts_on_device: torch.Tensor
-    _: dict[str, int] = field(default_factory=dict)
 
     @property
     def fresh(self) -> bool:
@@ -83,14 +82,19 @@ class PromptRows:
         return max(end - start for start, end in zip(self.starts, self.starts[1:], strict=False))
 
 
-def decode_splits(rows: int, heads: Heads, max_tokens: int, processors: int) -> int:
-    """Return into how many parts the keys are split so that two programs wait on each multiprocessor.
+def decode_tile(heads: Heads) -> int:
+    """Return the keys that a program takes at a time."""
+    return 32 if heads.head_size <= 128 else 16
 
-    A part of fewer than 32 keys costs more to combine than it saves; more than 32 parts take the last program too long.
+
+def decode_splits(rows: int, heads: Heads, max_tokens: int, processors: int) -> int:
+    """Return into how many parts the keys are split so that four programs wait on each multiprocessor.
+
+    A part is at least one tile of keys; more than 64 parts take the last program too long to combine.
     """
-    wanted = 2 * processors / (rows * heads.num_kv_heads)
-    most = max(1, max_tokens // 32)
-    return max(1, min(32, most, 1 << max(0, math.floor(math.log2(max(wanted, 1))))))
+    wanted = max(1.0, 4 * processors / (rows * heads.num_kv_heads))
+    most = max(1, max_tokens // decode_tile(heads))
+    return 1 << int(math.log2(min(wanted, most, 64)))
 
 
 def decode_scratch(rows: int, heads: Heads, splits: int, device: torch.device) -> Scratch:
@@ -143,13 +147,12 @@ def decode(
                     qkv[row : row + 1], cache, tables[row], position, position + 1, heads, kv_scale
                 )
         return out
-    out = qkv.new_zeros(rows, heads.num_heads * heads.head_size)
+    out = qkv.new_empty(rows, heads.num_heads * heads.head_size)
     group = heads.num_heads // heads.num_kv_heads
-    use_dot = qkv.dtype != torch.float32 and heads.head_size >= 16 and group > 1
-    padded_group = max(16, power_of_two(group)) if use_dot else power_of_two(group)
-    tile = 64 if use_dot else max(8, min(64, 4096 // (power_of_two(heads.head_size) * padded_group)))
+    use_dot = group > 1
+    tile = decode_tile(heads)
     launch(
-        _kernels("decode_attention").decode_attention_kernel,
+        kernels("decode_attention").decode_attention_kernel,
         (rows * heads.num_kv_heads, scratch.splits),
         (
             qkv,
@@ -169,17 +172,18 @@ def decode(
         H=heads.num_heads,
         HKV=heads.num_kv_heads,
         D=heads.head_size,
-        D_PADDED=power_of_two(heads.head_size),
+        D_PADDED=max(16, power_of_two(heads.head_size)),
         R=heads.rotary_pairs,
         INTERLEAVED=heads.interleaved,
         BLOCK_SIZE=cache.shape[3],
         GROUP=group,
-        GROUP_PADDED=padded_group,
+        GROUP_PADDED=max(16, power_of_two(group)) if use_dot else 1,
         SPLITS=scratch.splits,
         TILE=tile,
         WINDOW=heads.window or 0,
         KV_QUANT=_QUANTIZED.get(cache.dtype, 0),
         USE_DOT=use_dot,
+        STAGES=3,
         num_warps=4,
         **launch_options(qkv.device),
     )
@@ -263,7 +267,7 @@ def rotate_and_write(
     if kernels_run_on(qkv.device.type):
         per_program = max(1, min(16, 2048 // power_of_two(size)))
         launch(
-            _kernels("rows").rotate_and_write_kernel,
+            kernels("rows").rotate_and_write_kernel,
             (tokens, -(-all_heads // per_program)),
             (
                 qkv,

@@ -14,73 +14,48 @@ from torch import nn
 from ....network.decoder import Decoder, DecoderLayer
 from ....network.linear import Linear
 from ....network.norm import LayerNorm, RmsNorm
+from ....plugins.matmul.launch import Norm
+from ....plugins.matmul.weights import LinearWeights
 from ....specs import ModelConfig
 
 
 @dataclass(frozen=True)
-class NormWeights:
-    """A norm: ``kind`` is ``"layernorm"`` or ``"rmsnorm"``; weight and bias (width,), bias None for the latter."""
-
-    kind: str
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    epsilon: float
-
-
-@dataclass(frozen=True)
-class LinearWeights:
-    """A linear layer, or a gated pair of them stacked along the outputs.
+class Product:
+    """A linear layer, or a gated pair of them.
 
     Attributes
     ----------
-    weight
-        (out, in) in the type of the computation, (out, in) int8 or float8_e4m3fn, or (out, in / 2) int8 of 4-bit pairs.
-        Gated: the activated half first, 2 · out rows.
-    scale
-        None; (out,) or a 0-d tensor; or (out, in / group). float types.
-    bias
-        (out,) or None.
-    bits
-        16 (plain, of any float type), 8 (int8 or float8) or 4.
-    group_size
-        Inputs that share a scale, None for one a channel or a tensor.
-    gated
-        Whether two layers are stacked.
-    in_features, out_features
-        Of one layer.
+    weights
+        The layer; of a gated pair the activated one.
+    gate
+        The other of the pair, or None.
+    stacked
+        Both weights of a dense pair in one (2 · out, in), the activated half first, which the library multiplies at once.
+    norm_kind
+        ``"rms"`` or ``"layer"`` where the product's input is a norm's output, which kernels fuse; None elsewhere.
     """
 
-    weight: torch.Tensor
-    scale: torch.Tensor | None
-    bias: torch.Tensor | None
-    bits: int
-    group_size: int | None
-    gated: bool
-    in_features: int
-    out_features: int
+    weights: LinearWeights
+    gate: LinearWeights | None = None
+    stacked: torch.Tensor | None = None
+    norm_kind: str | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes that one use reads."""
-        return self.weight.nbytes + (0 if self.scale is None else self.scale.nbytes)
-
-    def signature(self) -> str:
-        """What a timing of this product is good for, beside the number of tokens."""
-        kind = str(self.weight.dtype).removeprefix("torch.") if self.bits > 4 else "int4"
-        group = f"g{self.group_size}" if self.group_size else ""
-        return f"{self.out_features}x{self.in_features}{'x2' if self.gated else ''}.{kind}{group}"
+        return self.weights.nbytes + (0 if self.gate is None else self.gate.nbytes)
 
 
 @dataclass(frozen=True)
 class LayerWeights:
     """One decoder layer."""
 
-    input_norm: NormWeights
-    qkv: LinearWeights
-    dense: LinearWeights
-    post_norm: NormWeights
-    fc: LinearWeights
-    proj: LinearWeights
+    input_norm: Norm
+    qkv: Product
+    dense: Product
+    post_norm: Norm
+    fc: Product
+    proj: Product
     kv_scale: float
 
 
@@ -101,15 +76,15 @@ class LoweredModel:
     cos, sin
         (positions, R) rotary factors in the type of the computation, or None.
     activation
-        Name of the MLP's activation, as `kernels.common.ACTIVATIONS` has it.
+        Name of the MLP's activation.
     """
 
     config: ModelConfig
     layers: tuple[LayerWeights, ...]
     embedding: torch.Tensor
     position_embedding: torch.Tensor | None
-    final_norm: NormWeights
-    head: LinearWeights
+    final_norm: Norm
+    head: Product
     cos: torch.Tensor | None
     sin: torch.Tensor | None
     activation: str
@@ -124,17 +99,6 @@ class LoweredModel:
         """Where the weights are."""
         return self.embedding.device
 
-    def products(self) -> dict[str, LinearWeights]:
-        """The kinds of product of one step, by name; each layer has the first four."""
-        first = self.layers[0]
-        return {"qkv": first.qkv, "dense": first.dense, "fc": first.fc, "proj": first.proj, "head": self.head}
-
-
-_ACTIVATION_NAMES = {
-    "gelu": "gelu", "gelu_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu", "squared_relu": "squared_relu",
-}  # fmt: skip
-
 
 def lower(decoder: Decoder) -> LoweredModel:
     """Return the lowered form of a whole decoder on one rank; weights are shared with it wherever it reads them as is.
@@ -147,9 +111,10 @@ def lower(decoder: Decoder) -> LoweredModel:
     layers = tuple(_layer(layer) for layer in transformer.layers)
     embedding = transformer.vocab_embedding.weight.data
     if config.share_embedding_table:
-        head = _plain(embedding)
+        kind = _norm(transformer.ln_f).kind
+        head = Product(LinearWeights("dense", embedding, embedding.shape[0], embedding.shape[1]), norm_kind=kind)
     else:
-        head = _linear(decoder.lm_head)
+        head = _product(decoder.lm_head, transformer.ln_f)
     return LoweredModel(
         config=config,
         layers=layers,
@@ -159,7 +124,7 @@ def lower(decoder: Decoder) -> LoweredModel:
         head=head,
         cos=decoder.rotary_cos if config.uses_rope else None,
         sin=decoder.rotary_sin if config.uses_rope else None,
-        activation=_ACTIVATION_NAMES[config.hidden_act],
+        activation=config.hidden_act,
     )
 
 
@@ -168,56 +133,46 @@ def _layer(layer: DecoderLayer) -> LayerWeights:
     kv_scale = getattr(attention, "kv_cache_scaling_factor", None)
     return LayerWeights(
         input_norm=_norm(layer.input_layernorm),
-        qkv=_linear(attention.qkv),
-        dense=_linear(attention.dense),
+        qkv=_product(attention.qkv, layer.input_layernorm),
+        dense=_product(attention.dense),
         post_norm=_norm(layer.post_layernorm),
-        fc=_stacked(mlp.fc, mlp.gate) if mlp.gated else _linear(mlp.fc),
-        proj=_linear(mlp.proj),
+        fc=_gated(mlp.fc, mlp.gate, layer.post_layernorm) if mlp.gated else _product(mlp.fc, layer.post_layernorm),
+        proj=_product(mlp.proj),
         kv_scale=1.0 if kv_scale is None else float(kv_scale),
     )
 
 
-def _norm(norm: nn.Module) -> NormWeights:
+def _norm(norm: nn.Module) -> Norm:
     if isinstance(norm, LayerNorm):
-        return NormWeights("layernorm", norm.weight.data, norm.bias.data, norm.epsilon)
+        return Norm("layer", norm.weight.data, norm.bias.data, norm.epsilon)
     assert isinstance(norm, RmsNorm), f"a norm of type {type(norm).__name__}"  # noqa: S101
-    return NormWeights("rmsnorm", norm.weight.data, None, norm.epsilon)
+    return Norm("rms", norm.weight.data, None, norm.epsilon)
 
 
-def _plain(weight: torch.Tensor) -> LinearWeights:
-    return LinearWeights(weight, None, None, 16, None, False, weight.shape[1], weight.shape[0])
+def _product(linear: Linear, norm: nn.Module | None = None) -> Product:
+    return Product(_linear(linear).interleaved(), norm_kind=None if norm is None else _norm(norm).kind)
 
 
 def _linear(linear: Linear) -> LinearWeights:
     bias = None if linear.bias is None else linear.bias.data
     scheme = linear.scheme
     if scheme is None:
-        return LinearWeights(
-            linear.weight.data, None, bias, 16, None, False, linear.in_features, linear.out_features
-        )
+        return LinearWeights("dense", linear.weight.data, linear.out_features, linear.in_features, bias=bias)
     return LinearWeights(
+        "int8" if scheme.bits == 8 else "int4",
         linear.weight.data,
-        getattr(linear, scheme.scale_name).data,
-        bias,
-        scheme.bits,
-        scheme.group_size,
-        False,
-        linear.in_features,
         linear.out_features,
+        linear.in_features,
+        scale=getattr(linear, scheme.scale_name).data,
+        group_size=scheme.group_size,
+        bias=bias,
     )
 
 
-def _stacked(fc: Linear, gate: Linear) -> LinearWeights:
-    """One weight for both layers; their parameters become its halves."""
-    first, second = _linear(fc), _linear(gate)
-    half = first.out_features
-    weight = torch.cat((first.weight, second.weight))
-    fc.weight.data, gate.weight.data = weight[:half], weight[half:]
-    scale = bias = None
-    if first.scale is not None and second.scale is not None:
-        scale = torch.cat((first.scale, second.scale))
-    if first.bias is not None and second.bias is not None:
-        bias = torch.cat((first.bias, second.bias))
-    return LinearWeights(
-        weight, scale, bias, first.bits, first.group_size, True, first.in_features, first.out_features
-    )
+def _gated(fc: Linear, gate: Linear, norm: nn.Module) -> Product:
+    """Stack dense weights; the modules' own parameters become the halves."""
+    stacked = None
+    if fc.scheme is None and gate.scheme is None:
+        stacked = torch.cat((fc.weight.data, gate.weight.data))
+        fc.weight.data, gate.weight.data = stacked[: fc.out_features], stacked[fc.out_features :]
+    return Product(_linear(fc).interleaved(), _linear(gate).interleaved(), stacked, _norm(norm).kind)

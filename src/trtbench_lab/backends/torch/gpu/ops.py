@@ -1,6 +1,6 @@
-"""The fused operations of a step: each a launch of one of this engine's kernels, or the same in library calls.
+"""The operations of a step around its attention: products with all that is fused to them, norms, embedding.
 
-Where Triton cannot run (a CPU without its interpreter) every operation takes its library form, which is also what tests
+Where Triton cannot run (a CPU, outside of `interpreted`) every operation takes its library form, which is also what tests
 compare the kernels with.
 """
 
@@ -16,21 +16,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ....quantization.weight_only import WeightOnlyScheme, dequantize
-from .choices import LIBRARY, MATVEC, Choice
-from .lowered import LinearWeights, NormWeights
-
-_ACTIVATIONS = {
-    None: lambda x: x,
-    "gelu": F.gelu,
-    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-    "squared_relu": lambda x: F.relu(x).square(),
-}
-
+from ....plugins.matmul import launch as matmul
+from ....plugins.matmul import reference
+from ....plugins.matmul.choice import Choice
+from ....plugins.matmul.launch import Norm, Workspace
+from .lowered import Product
 
 _interpreting = False
+ROW_KERNEL_WIDTH = 65536
+"""Widest row that the row kernels take in one piece."""
 
 
 @contextmanager
@@ -54,6 +48,23 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+@functools.cache
+def kernels(module: str) -> Any:
+    """Return a module of this engine's kernels, which needs Triton."""
+    return importlib.import_module(f".kernels.{module}", __package__)
+
+
+@functools.cache
+def dependent_launch(device: torch.device) -> bool:
+    """Whether the GPU (compute capability 9.0 on) starts a kernel before the one before it has ended."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
+
+
+def launch_options(device: torch.device) -> dict[str, Any]:
+    """Keywords for a kernel that waits for its input by itself."""
+    return {"PDL": True, "launch_pdl": True} if dependent_launch(device) else {"PDL": False}
+
+
 def launch(kernel: Any, grid: tuple[int, ...], tensors: tuple[Any, ...], **constants: Any) -> None:
     """Launch a kernel on the device of the first tensor; `constants` hold launch options too."""
     if tensors[0].device.type == "cuda":
@@ -64,21 +75,6 @@ def launch(kernel: Any, grid: tuple[int, ...], tensors: tuple[Any, ...], **const
     interpret(kernel, grid, tensors, constants)
 
 
-@functools.cache
-def _kernels(module: str) -> Any:
-    return importlib.import_module(f".kernels.{module}", __package__)
-
-
-@functools.cache
-def _dependent_launch(device: torch.device) -> bool:
-    return bool(_kernels("common").uses_dependent_launch(device))
-
-
-def launch_options(device: torch.device) -> dict[str, Any]:
-    """Keywords for a kernel that waits for its input by itself."""
-    return {"PDL": True, "launch_pdl": True} if _dependent_launch(device) else {"PDL": False}
-
-
 def power_of_two(size: int) -> int:
     """The smallest power of two that is at least `size`."""
     return 1 << max(0, size - 1).bit_length()
@@ -86,141 +82,80 @@ def power_of_two(size: int) -> int:
 
 def linear(
     x: torch.Tensor,
-    weights: LinearWeights,
+    product: Product,
     choice: Choice,
+    workspace: Workspace | None,
     *,
-    norm: NormWeights | None = None,
+    norm: Norm | None = None,
     act: str | None = None,
     residual: torch.Tensor | None = None,
-    out_dtype: torch.dtype | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return ``residual + act(norm(x) Wᵀ + b)``, gated: ``act(x W₁ᵀ + b₁) · (x W₂ᵀ + b₂)``.
+    """Return ``residual + act(norm(x) Wᵀ + b)``, gated: ``act(norm(x) Wᵀ + b) · (norm(x) Gᵀ + c)``.
 
     Parameters
     ----------
     x
         (N, in).
-    weights
+    product
         The layer.
     choice
         How to compute it.
+    workspace
+        Memory of products that are split.
     norm, act, residual
         Left out where None; residual (N, out) may be changed in place and returned.
-    out_dtype
-        Type of the result; None: that of x.
+    out
+        Where the result goes, of any float type; None: new memory of x's type.
     """
-    if choice.kernel != LIBRARY and kernels_run_on(x.device.type):
-        return _fused(x, weights, choice, norm, act, residual, out_dtype)
+    weights = product.weights
+    if choice.kernel != "library" and kernels_run_on(x.device.type):
+        if out is None:
+            out = residual if residual is not None else x.new_empty((x.shape[0], weights.out_features))
+        return matmul.linear(
+            x,
+            weights,
+            out,
+            choice,
+            gate=product.gate,
+            activation=act,
+            residual=residual,
+            norm=norm,
+            workspace=workspace,
+            pdl=dependent_launch(x.device),
+        )
     if norm is not None:
         x = add_norm(x, None, norm)
-    if weights.bits == 16 and not act and not weights.gated and residual is not None and weights.bias is None:
+    if weights.kind == "dense" and act is None and residual is not None and weights.bias is None:
         return residual.addmm_(x, weights.weight.t())  # the sum is part of the product, rounded once
-    y = _product(x, weights)
-    if act is not None or weights.gated:
-        y = activate(y, act, weights.gated)
+    y = _library_product(x, product, act, workspace)
     if residual is not None:
         y = residual.add_(y)
-    return y if out_dtype is None else y.to(out_dtype)
+    return y if out is None else out.copy_(y)
 
 
-def _product(x: torch.Tensor, weights: LinearWeights) -> torch.Tensor:
-    """x Wᵀ + b by the library, with the dense weight made first where it is quantized."""
-    if weights.bits == 16:
-        return F.linear(x, weights.weight, weights.bias)
-    scale = weights.scale
-    assert scale is not None, "quantized weights carry a scale"  # noqa: S101
-    if weights.group_size is None and weights.bits == 8:
-        y = F.linear(x, weights.weight.to(x.dtype)) * scale.to(x.dtype)
-    else:
-        scheme = WeightOnlyScheme(weights.bits, weights.group_size)
-        y = F.linear(x, dequantize(weights.weight, scale, scheme, dtype=x.dtype))
-    return y if weights.bias is None else y + weights.bias
-
-
-def _fused(
-    x: torch.Tensor,
-    weights: LinearWeights,
-    choice: Choice,
-    norm: NormWeights | None,
-    act: str | None,
-    residual: torch.Tensor | None,
-    out_dtype: torch.dtype | None,
+def _library_product(
+    x: torch.Tensor, product: Product, act: str | None, workspace: Workspace | None
 ) -> torch.Tensor:
-    common = _kernels("common")
-    tokens, n, k = x.shape[0], weights.out_features, weights.in_features
-    y = residual if residual is not None else x.new_empty((tokens, n), dtype=out_dtype or x.dtype)
-    quant = common.QUANT_NONE
-    if weights.bits == 4:
-        quant = common.QUANT_INT4
-    elif weights.bits == 8:
-        quant = common.QUANT_INT8 if weights.weight.dtype == torch.int8 else common.QUANT_FP8
-    scale = x if weights.scale is None else weights.scale
-    if scale.ndim == 0:
-        scale = scale.expand(n * (2 if weights.gated else 1)).contiguous()
-    kind = common.NORM_NONE if norm is None else common.NORM_LAYER if norm.kind == "layernorm" else common.NORM_RMS
-    tensors = (
-        x,
-        weights.weight,
-        scale,
-        x if weights.bias is None else weights.bias,
-        x if norm is None else norm.weight,
-        x if norm is None or norm.bias is None else norm.bias,
-        y if residual is None else residual,
-        y,
-        0.0 if norm is None else norm.epsilon,
-    )
-    shared = dict(
-        K=k,
-        K_PADDED=power_of_two(k),
-        BLOCK_N=choice.block_n,
-        BLOCK_K=choice.block_k,
-        NORM=kind,
-        ACT=common.ACTIVATIONS[act],
-        GATED=weights.gated,
-        QUANT=quant,
-        GROUP=weights.group_size or 0,
-        HAS_BIAS=weights.bias is not None,
-        HAS_RESIDUAL=residual is not None,
-        num_warps=choice.warps,
-        **launch_options(x.device),
-    )
-    grid = (-(-n // choice.block_n),)
-    whole_rows = n % choice.block_n == 0
-    if choice.kernel == MATVEC:
-        width = k // 2 if weights.bits == 4 else k
-        even = whole_rows and width % choice.block_k == 0
-        launch(_kernels("matvec").matvec_kernel, grid, (*tensors, n), M=tokens, EVEN=even, **shared)
-    else:
-        launch(
-            _kernels("skinny").skinny_kernel,
-            grid,
-            (*tensors, tokens, n),
-            BLOCK_M=max(16, power_of_two(tokens)),
-            STAGES=choice.stages,
-            num_stages=choice.stages,
-            EVEN=whole_rows and k % choice.block_k == 0,
-            PRECISION="ieee",
-            **shared,
-        )
-    return y
+    weights, gate = product.weights, product.gate
+    if weights.kind == "dense" and (gate is None or (product.stacked is not None and weights.bias is None)):
+        y = F.linear(x, weights.weight if product.stacked is None else product.stacked, weights.bias)
+        return y if act is None and gate is None else activate(y, act, gate is not None)
+    out = x.new_empty((x.shape[0], weights.out_features))
+    return matmul.linear(x, weights, out, Choice("library"), gate=gate, activation=act, workspace=workspace)
 
 
-def add_norm(x: torch.Tensor, added: torch.Tensor | None, norm: NormWeights) -> torch.Tensor:
+def add_norm(x: torch.Tensor, added: torch.Tensor | None, norm: Norm) -> torch.Tensor:
     """Add `added` (N, width) to x in place, and return the norm of the sum."""
-    if not kernels_run_on(x.device.type):
+    width = x.shape[1]
+    if not kernels_run_on(x.device.type) or width > ROW_KERNEL_WIDTH:
         if added is not None:
             x.add_(added)
-        if norm.kind == "layernorm":
-            return F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.epsilon)
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.epsilon)
-        return norm.weight * wide.to(x.dtype)
-    common = _kernels("common")
+        return reference.normalize(x, norm)
     out = torch.empty_like(x)
-    width = x.shape[1]
     padded = power_of_two(width)
     launch(
-        _kernels("rows").add_norm_kernel,
+        kernels("rows").add_norm_kernel,
         (x.shape[0],),
         (
             x,
@@ -232,7 +167,7 @@ def add_norm(x: torch.Tensor, added: torch.Tensor | None, norm: NormWeights) -> 
         ),
         WIDTH=width,
         WIDTH_PADDED=padded,
-        NORM=common.NORM_LAYER if norm.kind == "layernorm" else common.NORM_RMS,
+        NORM=matmul.NORM_CODES[norm.kind],
         HAS_ADDED=added is not None,
         num_warps=min(8, max(1, padded // 512)),
         **launch_options(x.device),
@@ -245,16 +180,16 @@ def activate(x: torch.Tensor, act: str | None, gated: bool) -> torch.Tensor:
     width = x.shape[1] // 2 if gated else x.shape[1]
     if not kernels_run_on(x.device.type):
         if not gated:
-            return _ACTIVATIONS[act](x)
-        return _ACTIVATIONS[act](x[:, :width]) * x[:, width:]
+            return reference.activate(x, act)
+        return reference.activate(x[:, :width], act) * x[:, width:]
     out = x.new_empty((x.shape[0], width))
     numel, block = out.numel(), 2048
     launch(
-        _kernels("rows").activate_kernel,
+        kernels("rows").activate_kernel,
         (-(-numel // block),),
         (x, out, numel),
         WIDTH=width,
-        ACT=_kernels("common").ACTIVATIONS[act],
+        ACT=matmul.ACTIVATION_CODES[act],
         GATED=gated,
         BLOCK=block,
         num_warps=8,
@@ -267,14 +202,14 @@ def embed(
     ids: torch.Tensor, positions: torch.Tensor, table: torch.Tensor, position_table: torch.Tensor | None
 ) -> torch.Tensor:
     """Return the embedded tokens (N, hidden); ids and positions (N,) int32, position −1 of padding counts as 0."""
-    if not kernels_run_on(ids.device.type):
+    width = table.shape[1]
+    if not kernels_run_on(ids.device.type) or width > ROW_KERNEL_WIDTH:
         x = F.embedding(ids, table)
         return x if position_table is None else x + F.embedding(positions.clamp_min(0), position_table)
-    width = table.shape[1]
     out = table.new_empty((ids.shape[0], width))
     padded = power_of_two(width)
     launch(
-        _kernels("rows").embed_kernel,
+        kernels("rows").embed_kernel,
         (ids.shape[0],),
         (ids, positions, table, table if position_table is None else position_table, out),
         WIDTH=width,

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
+from ....plugins.matmul.choice import Choice
+from ....plugins.matmul.launch import Workspace
 from . import attention, ops
 from .attention import Heads, PromptRows, Scratch
-from .choices import LIBRARY, Choice
-from .lowered import LayerWeights, LinearWeights, LoweredModel
+from .lowered import LayerWeights, LoweredModel, Product
 
-Chooser = Callable[[str, LinearWeights, int], Choice]
-"""Product name, weights, tokens → how to compute it."""
+Chooser = Callable[[str, Product, int], Choice]
+"""Name of the product (``"qkv"``, ``"dense"``, ``"fc"``, ``"proj"`` or ``"head"``), itself, tokens → how to compute it."""
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Steps:
     def __init__(self, model: LoweredModel, choose: Chooser) -> None:
         self.model, self.choose = model, choose
         self.heads = Heads.of(model.config)
-        self._final = model.config.vocab_size
+        self.workspace = Workspace(model.device)
 
     def scratch(self, rows: int, max_tokens: int) -> Scratch:
         """Return the decode kernel's memory for `rows` rows of up to `max_tokens` tokens."""
@@ -75,8 +76,10 @@ class Steps:
         tables: torch.Tensor,
         pools: Sequence[torch.Tensor],
         scratch: Scratch,
+        logits: torch.Tensor | None = None,
+        workspace: Workspace | None = None,
     ) -> torch.Tensor:
-        """One new token a row → logits (B, V) float32.
+        """One new token a row → logits (B, V) float32, in `logits` where that is given.
 
         Parameters
         ----------
@@ -86,30 +89,33 @@ class Steps:
             (B, M) int32.
         pools
             One (P, 2, Hkv, block, D) a layer.
+        workspace
+            Memory of split products; a graph must keep its own, since it stays at the addresses it was captured with.
         """
         model = self.model
+        work = workspace or self.workspace
         x = ops.embed(ids, positions, model.embedding, model.position_embedding)
         for layer, pool in zip(model.layers, pools, strict=True):
-            qkv = self._product("qkv", x, layer.qkv, norm=layer.input_norm)
+            qkv = self._product("qkv", x, layer.qkv, work, norm=layer.input_norm)
             context = attention.decode(
                 qkv, pool, model.cos, model.sin, positions, tables, self.heads, scratch, kv_scale=layer.kv_scale
             )
-            x = self._rest_of_layer(x, context, layer)
-        return self._logits(x)
+            x = self._rest_of_layer(x, context, layer, work)
+        return self._logits(x, work, logits)
 
     def packed(self, step: PackedStep, pools: Sequence[torch.Tensor], scratch: Scratch | None) -> torch.Tensor:
         """Pieces of prompts, with decode rows in front → logits (K, V) float32 of the wanted tokens."""
-        model = self.model
+        model, work = self.model, self.workspace
         x = ops.embed(step.input_ids, step.position_ids, model.embedding, model.position_embedding)
         wanted = step.logit_indices.long()
         last = len(model.layers) - 1
         for number, (layer, pool) in enumerate(zip(model.layers, pools, strict=True)):
-            qkv = self._product("qkv", x, layer.qkv, norm=layer.input_norm)
+            qkv = self._product("qkv", x, layer.qkv, work, norm=layer.input_norm)
             context = self._attend(qkv, pool, step, scratch, layer)
             if number == last:  # nothing after the last attention is wanted of the other tokens
                 context, x = context[wanted], x[wanted]
-            x = self._rest_of_layer(x, context, layer)
-        return self._logits(x)
+            x = self._rest_of_layer(x, context, layer, work)
+        return self._logits(x, work)
 
     def _attend(
         self, qkv: torch.Tensor, pool: torch.Tensor, step: PackedStep, scratch: Scratch | None, layer: LayerWeights
@@ -147,20 +153,25 @@ class Steps:
             )
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _rest_of_layer(self, x: torch.Tensor, context: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
-        x = self._product("dense", context, layer.dense, residual=x)
-        wide = self._product("fc", x, layer.fc, norm=layer.post_norm, act=self.model.activation)
-        return self._product("proj", wide, layer.proj, residual=x)
+    def _rest_of_layer(
+        self, x: torch.Tensor, context: torch.Tensor, layer: LayerWeights, work: Workspace
+    ) -> torch.Tensor:
+        x = self._product("dense", context, layer.dense, work, residual=x)
+        wide = self._product("fc", x, layer.fc, work, norm=layer.post_norm, act=self.model.activation)
+        return self._product("proj", wide, layer.proj, work, residual=x)
 
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        logits = self._product("head", x, self.model.head, norm=self.model.final_norm, out_dtype=torch.float32)
-        return logits[:, : self._final] if logits.shape[1] != self._final else logits
+    def _logits(self, x: torch.Tensor, work: Workspace, out: torch.Tensor | None = None) -> torch.Tensor:
+        vocab = self.model.head.weights.out_features
+        out = torch.empty(x.shape[0], vocab, device=x.device) if out is None else out
+        return self._product("head", x, self.model.head, work, norm=self.model.final_norm, out=out)
 
-    def _product(self, name: str, x: torch.Tensor, weights: LinearWeights, **keywords: object) -> torch.Tensor:
-        choice = self.choose(name, weights, x.shape[0])
-        return ops.linear(x, weights, choice, **keywords)  # type: ignore[arg-type]
+    def _product(
+        self, name: str, x: torch.Tensor, product: Product, work: Workspace, **keywords: object
+    ) -> torch.Tensor:
+        choice = self.choose(name, product, x.shape[0])
+        return ops.linear(x, product, choice, work, **keywords)  # type: ignore[arg-type]
 
 
-def library_only(name: str, weights: LinearWeights, tokens: int) -> Choice:
+def library_only(name: str, product: Product, tokens: int) -> Choice:
     """A chooser that leaves every product to the library."""
-    return Choice(LIBRARY)
+    return Choice("library")

@@ -25,7 +25,7 @@ def argmax_parts_kernel(logits_ptr, top_ptr, at_ptr, V, PARTS: tl.constexpr, BLO
 @triton.jit
 def take_token_kernel(
     top_ptr, at_ptr, chosen_ptr, ids_ptr, positions_ptr, step_ptr, ring_ptr, B,
-    PARTS: tl.constexpr, PARTS_PADDED: tl.constexpr, RING: tl.constexpr, ROWS: tl.constexpr, GREEDY: tl.constexpr,
+    PARTS: tl.constexpr, PARTS_PADDED: tl.constexpr, RING: tl.constexpr, GREEDY: tl.constexpr,
     ADVANCE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Make the chosen token the next step's input, advance its position, and give it to the host's ring (RING, B).

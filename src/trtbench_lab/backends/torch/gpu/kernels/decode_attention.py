@@ -54,7 +54,7 @@ def decode_attention_kernel(
     H: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, D_PADDED: tl.constexpr, R: tl.constexpr,
     INTERLEAVED: tl.constexpr, BLOCK_SIZE: tl.constexpr, GROUP: tl.constexpr, GROUP_PADDED: tl.constexpr,
     SPLITS: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, KV_QUANT: tl.constexpr, PDL: tl.constexpr,
-    USE_DOT: tl.constexpr,
+    USE_DOT: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """qkv (B, (H + 2 HKV) D), cache (P, 2, HKV, BLOCK_SIZE, D), tables (B, M), positions (B,), -1 = empty row.
 
@@ -78,6 +78,9 @@ def decode_attention_kernel(
     part_keys = (visible + SPLITS - 1) // SPLITS
     part_keys = (part_keys + TILE - 1) // TILE * TILE
     begin = first_key + split * part_keys
+    if begin > position:
+        return
+    active = (visible + part_keys - 1) // part_keys
     end = tl.minimum(begin + part_keys, position + 1)
     owns_new = (begin <= position) & (position < end)
 
@@ -87,9 +90,8 @@ def decode_attention_kernel(
     q = _rotated(q_base, d[None, :], cos_ptr, sin_ptr, position, R, D, INTERLEAVED, (g < GROUP)[:, None])
     q = (q * softmax_scale * 1.4426950408889634).to(dtype)  # exp2 is the hardware's exponential
 
-    top = tl.full((GROUP_PADDED,), float("-inf"), tl.float32)
-    mass = tl.zeros((GROUP_PADDED,), tl.float32)
-    acc = tl.zeros((GROUP_PADDED, D_PADDED), tl.float32)
+    k_new = tl.zeros((D_PADDED,), tl.float32)
+    v_new = tl.zeros((D_PADDED,), tl.float32)
     if owns_new:
         k_base = qkv_ptr + row * (H + 2 * HKV) * D + (H + head) * D
         k_new = _rotated(k_base, d, cos_ptr, sin_ptr, position, R, D, INTERLEAVED, d < D)
@@ -100,44 +102,82 @@ def decode_attention_kernel(
         slot = ((block * 2) * HKV + head) * BLOCK_SIZE + position % BLOCK_SIZE
         tl.store(cache_ptr + slot * D + d, k_stored, mask=d < D)
         tl.store(cache_ptr + (slot + HKV * BLOCK_SIZE) * D + d, v_stored, mask=d < D)
-        k_seen = k_stored.to(tl.float32)
-        v_seen = v_stored.to(tl.float32)
-        if KV_QUANT != 0:
-            k_seen *= kv_scale
-            v_seen *= kv_scale
-        top = tl.sum(q.to(tl.float32) * k_seen[None, :], axis=1)
-        mass += 1.0
-        acc += v_seen[None, :]
+        k_new = k_stored.to(tl.float32)
+        v_new = v_stored.to(tl.float32)
 
     t = tl.arange(0, TILE)
-    for start in range(begin, tl.minimum(end, position), TILE):
-        keys = start + t
-        seen = (keys < end) & (keys < position)
-        block = tl.load(tables_ptr + row * M + keys // BLOCK_SIZE, mask=seen, other=0).to(tl.int64)
-        slot = ((block * 2) * HKV + head) * BLOCK_SIZE + keys % BLOCK_SIZE
-        where = slot[:, None] * D + d[None, :]
-        loaded = seen[:, None] & (d < D)[None, :]
-        k = tl.load(cache_ptr + where, mask=loaded, other=0.0)
-        v = tl.load(cache_ptr + where + HKV * BLOCK_SIZE * D, mask=loaded, other=0.0)
-        if USE_DOT:
-            score = tl.dot(q, tl.trans(k.to(dtype)))
-        else:
-            score = tl.sum(q.to(tl.float32)[:, None, :] * k.to(tl.float32)[None, :, :], axis=2)
+    stop = tl.minimum(end, position)
+    if USE_DOT:
+        top = tl.full((GROUP_PADDED,), float("-inf"), tl.float32)
+        mass = tl.zeros((GROUP_PADDED,), tl.float32)
+        acc = tl.zeros((GROUP_PADDED, D_PADDED), tl.float32)
+        if owns_new:
+            top = tl.sum(q.to(tl.float32) * k_new[None, :], axis=1)
+            if KV_QUANT != 0:
+                top *= kv_scale
+            mass += 1.0
+            acc += v_new[None, :]
+        for start in range(begin, stop, TILE):
+            keys = start + t
+            seen = keys < stop
+            block = tl.load(tables_ptr + row * M + keys // BLOCK_SIZE, mask=seen, other=0).to(tl.int64)
+            slot = ((block * 2) * HKV + head) * BLOCK_SIZE + keys % BLOCK_SIZE
+            where = slot[:, None] * D + d[None, :]
+            loaded = seen[:, None] & (d < D)[None, :]
+            k = tl.load(cache_ptr + where, mask=loaded, other=0.0)
+            v = tl.load(cache_ptr + where + HKV * BLOCK_SIZE * D, mask=loaded, other=0.0)
+            score = tl.dot(q, tl.trans(k.to(dtype)), input_precision="ieee")
+            if KV_QUANT != 0:
+                score *= kv_scale
+            score = tl.where(seen[None, :], score, float("-inf"))
+            new_top = tl.maximum(top, tl.max(score, axis=1))
+            keep = tl.exp2(top - new_top)
+            weight = tl.exp2(score - new_top[:, None])
+            mass = mass * keep + tl.sum(weight, axis=1)
+            acc = acc * keep[:, None] + tl.dot(weight.to(dtype), v.to(dtype), input_precision="ieee")
+            top = new_top
+    else:
+        # One query head a K/V head: every key slot of the tile keeps a softmax of its own, and they meet at the end, so
+        # that threads of different keys never wait for one another within the loop.
+        q_row = tl.sum(q.to(tl.float32), axis=0)  # GROUP_PADDED is 1
+        slot_top = tl.full((TILE,), -1.0e30, tl.float32)
+        slot_mass = tl.zeros((TILE,), tl.float32)
+        slot_acc = tl.zeros((TILE, D_PADDED), tl.float32)
+        for start in tl.range(begin, stop, TILE, num_stages=STAGES):
+            keys = start + t
+            seen = keys < stop
+            block = tl.load(tables_ptr + row * M + keys // BLOCK_SIZE, mask=seen, other=0).to(tl.int64)
+            slot = ((block * 2) * HKV + head) * BLOCK_SIZE + keys % BLOCK_SIZE
+            where = slot[:, None] * D + d[None, :]
+            loaded = seen[:, None] & (d < D)[None, :]
+            k = tl.load(cache_ptr + where, mask=loaded, other=0.0)
+            v = tl.load(cache_ptr + where + HKV * BLOCK_SIZE * D, mask=loaded, other=0.0)
+            score = tl.sum(k.to(tl.float32) * q_row[None, :], axis=1)
+            if KV_QUANT != 0:
+                score *= kv_scale
+            score = tl.where(seen, score, -1.0e30)
+            new_top = tl.maximum(slot_top, score)
+            keep = tl.exp2(slot_top - new_top)
+            weight = tl.where(seen, tl.exp2(score - new_top), 0.0)
+            slot_mass = slot_mass * keep + weight
+            slot_acc = slot_acc * keep[:, None] + weight[:, None] * v.to(tl.float32)
+            slot_top = new_top
+        new_score = tl.sum(q_row * k_new, axis=0)
         if KV_QUANT != 0:
-            score *= kv_scale
-        score = tl.where(seen[None, :], score, float("-inf"))
-        new_top = tl.maximum(top, tl.max(score, axis=1))
-        keep = tl.exp2(top - new_top)
-        weight = tl.exp2(score - new_top[:, None])
-        mass = mass * keep + tl.sum(weight, axis=1)
-        if USE_DOT:
-            added = tl.dot(weight.to(dtype), v.to(dtype))
-        else:
-            added = tl.sum(weight[:, :, None] * v.to(tl.float32)[None, :, :], axis=1)
-        if KV_QUANT != 0:
-            added *= kv_scale
-        acc = acc * keep[:, None] + added
-        top = new_top
+            new_score *= kv_scale
+        new_score = tl.where(owns_new, new_score, -1.0e30)
+        best_slot = tl.maximum(tl.max(slot_top, axis=0), new_score)
+        share = tl.exp2(slot_top - best_slot)
+        one_mass = tl.sum(slot_mass * share, axis=0)
+        one_acc = tl.sum(slot_acc * share[:, None], axis=0)
+        new_share = tl.where(owns_new, tl.exp2(new_score - best_slot), 0.0)
+        one_mass += new_share
+        one_acc += v_new * new_share
+        top = tl.zeros((GROUP_PADDED,), tl.float32) + best_slot
+        mass = tl.zeros((GROUP_PADDED,), tl.float32) + one_mass
+        acc = tl.zeros((GROUP_PADDED, D_PADDED), tl.float32) + one_acc[None, :]
+    if KV_QUANT != 0:
+        acc *= kv_scale
 
     inside = (g < GROUP)[:, None] & (d < D)[None, :]
     out_at = out_ptr + row * H * D + (head * GROUP + g)[:, None] * D + d[None, :]
@@ -150,23 +190,24 @@ def decode_attention_kernel(
         stat_at = stat_ptr + ((base + split) * GROUP + g) * 2
         tl.store(stat_at, top, mask=g < GROUP)
         tl.store(stat_at + 1, mass, mask=g < GROUP)
-        tl.debug_barrier()
+        tl.debug_barrier()  # every thread's part is written before the one atomic that says so
         done = tl.atomic_add(count_ptr + row * HKV + head, 1, sem="acq_rel")
-        if done == SPLITS - 1:
+        if done == active - 1:
             tl.debug_barrier()
-            best = tl.full((GROUP_PADDED,), float("-inf"), tl.float32)
-            for other in range(SPLITS):
-                at = stat_ptr + ((base + other) * GROUP + g) * 2
-                best = tl.maximum(best, tl.load(at, mask=g < GROUP, other=0.0, cache_modifier=".cg"))
-            mass = tl.zeros((GROUP_PADDED,), tl.float32)
-            acc = tl.zeros((GROUP_PADDED, D_PADDED), tl.float32)
-            for other in range(SPLITS):
-                at = stat_ptr + ((base + other) * GROUP + g) * 2
-                part_top = tl.load(at, mask=g < GROUP, other=float("-inf"), cache_modifier=".cg")
-                part_mass = tl.load(at + 1, mask=g < GROUP, other=0.0, cache_modifier=".cg")
-                at = part_ptr + ((base + other) * GROUP + g)[:, None] * D + d[None, :]
-                factor = tl.exp2(part_top - best)
-                mass += part_mass * factor
-                acc += tl.load(at, mask=inside, other=0.0, cache_modifier=".cg") * factor[:, None]
-            tl.store(out_at, acc / mass[:, None], mask=inside)
             tl.store(count_ptr + row * HKV + head, 0)
+            parts = tl.arange(0, SPLITS)
+            there = parts < active
+            for head_of_group in tl.static_range(GROUP):
+                at = (base + parts) * GROUP + head_of_group
+                part_top = tl.load(stat_ptr + at * 2, mask=there, other=float("-inf"), cache_modifier=".cg")
+                part_mass = tl.load(stat_ptr + at * 2 + 1, mask=there, other=0.0, cache_modifier=".cg")
+                values = tl.load(
+                    part_ptr + at[:, None] * D + d[None, :],
+                    mask=there[:, None] & (d < D)[None, :],
+                    other=0.0,
+                    cache_modifier=".cg",
+                )
+                factor = tl.exp2(part_top - tl.max(part_top, axis=0))
+                whole = tl.sum(part_mass * factor, axis=0)
+                combined = tl.sum(values * factor[:, None], axis=0) / whole
+                tl.store(out_ptr + row * H * D + (head * GROUP + head_of_group) * D + d, combined, mask=d < D)

@@ -49,7 +49,7 @@ def add_norm_kernel(
     mean, rstd = row_statistics(wide, inside, WIDTH, eps, NORM)
     weight = tl.load(norm_w_ptr + column, mask=inside, other=0.0)
     bias = weight
-    if NORM == 1:
+    if NORM == 2:
         bias = tl.load(norm_b_ptr + column, mask=inside, other=0.0)
     y = normalised(wide, mean[:, None], rstd[:, None], weight, bias, NORM)
     tl.store(out_ptr + token * WIDTH + column, y, mask=inside)

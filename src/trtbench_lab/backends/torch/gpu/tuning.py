@@ -1,0 +1,217 @@
+"""Which kernel computes each product: timed on the GPU at build time, kept in ``model.cache``, looked up when running."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ....plugins.matmul import tuning as matmul_tuning
+from ....plugins.matmul.candidates import candidates
+from ....plugins.matmul.choice import Choice, Problem
+from ....plugins.matmul.launch import problem_of
+from .lowered import LoweredModel, Product
+
+FORMAT = "trtbench-torch-tuning-1"
+TOKEN_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Token counts that are timed; between them the next larger one's choice holds, beyond them the library."""
+CANDIDATES_BY_LEVEL = {0: 0, 1: 4, 2: 8, 3: 16, 4: 24, 5: 64}
+
+
+def environment() -> dict[str, str]:
+    """What a timing is good for: GPU, driver, versions of torch and Triton."""
+    found = {"torch": torch.__version__, "triton": _triton_version(), "gpu": "none", "driver": "none"}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+        found["driver"] = _driver_version()
+    return found
+
+
+def _triton_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return "none"
+
+
+def _driver_version() -> str:
+    try:
+        return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").split("Module", 1)[1].split()[0]
+    except (OSError, IndexError):
+        return "unknown"
+
+
+@dataclass
+class ChoiceTable:
+    """Choices by product and token count, with the times they were chosen for.
+
+    Attributes
+    ----------
+    choices
+        `Problem.key` → choice.
+    times_us
+        The same keys → microseconds by kernel: the best of each.
+    """
+
+    choices: dict[str, Choice] = field(default_factory=dict)
+    times_us: dict[str, dict[str, float]] = field(default_factory=dict)
+    _known: dict[tuple[str, int, int], Choice] = field(default_factory=dict)
+
+    def choose(self, name: str, product: Product, tokens: int) -> Choice:
+        """Return the choice for a product of `tokens` tokens (see `step.Chooser`)."""
+        known = self._known.get((name, id(product), tokens))
+        if known is None:
+            known = self._known[name, id(product), tokens] = self._looked_up(name, product, tokens)
+        return known
+
+    def _looked_up(self, name: str, product: Product, tokens: int) -> Choice:
+        counted = next((count for count in TOKEN_COUNTS if count >= tokens), None)
+        if counted is None:
+            return Choice("library")
+        if tokens == 1 or counted > 1:
+            problem = problem_for(name, product, counted)
+            found = self.choices.get(problem.key)
+            if found is not None:
+                return found
+            if problem.dtype != "float32" and (tokens == 1 or product.weights.kind != "dense"):
+                return candidates(problem)[0]
+        return Choice("library")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a file."""
+        return {
+            "choices": {key: choice.to_dict() for key, choice in sorted(self.choices.items())},
+            "times_us": dict(sorted(self.times_us.items())),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ChoiceTable:
+        """Undo `to_dict`."""
+        return cls(
+            {key: Choice.from_dict(choice) for key, choice in values.get("choices", {}).items()},
+            dict(values.get("times_us", {})),
+        )
+
+
+def problem_for(name: str, product: Product, tokens: int) -> Problem:
+    """Return the problem that a product of a step is timed as; qkv, fc and head have a norm in front."""
+    weights = product.weights
+    dtype = weights.weight.dtype if weights.kind == "dense" else _compute_dtype(product)
+    norm = product_norm(name, product)
+    return problem_of(tokens, weights, dtype, gated=product.gate is not None, norm=norm)
+
+
+def product_norm(name: str, product: Product) -> str | None:
+    """Return the kind of norm that is fused to a product, None for those that follow no norm."""
+    return product.norm_kind if name in ("qkv", "fc", "head") else None
+
+
+def _compute_dtype(product: Product) -> torch.dtype:
+    scale, bias = product.weights.scale, product.weights.bias
+    if bias is not None:
+        return bias.dtype
+    return torch.bfloat16 if scale is None or scale.dtype == torch.float32 else scale.dtype
+
+
+def read_cache(path: Path) -> ChoiceTable:
+    """Return the table that a ``model.cache`` file holds for this GPU and these versions; empty where it holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for entry in content["entries"]:
+            if content["format"] == FORMAT and entry["environment"] == environment():
+                return ChoiceTable.from_dict(entry)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return ChoiceTable()
+
+
+def write_cache(path: Path, table: ChoiceTable) -> None:
+    """Write the table for this GPU and these versions; what the file holds for others stays."""
+    here = environment()
+    others: list[Any] = []
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] == FORMAT:
+            others = [entry for entry in content["entries"] if entry["environment"] != here]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    entries = [*others, {"environment": here, **table.to_dict()}]
+    path.write_text(json.dumps({"format": FORMAT, "entries": entries}, indent=1), encoding="utf-8")
+
+
+def tune(
+    model: LoweredModel,
+    token_counts: Sequence[int],
+    level: int,
+    table: ChoiceTable,
+    *,
+    check: Callable[[], None] = lambda: None,
+    log: Callable[[str], None] = lambda line: None,
+) -> int:
+    """Time what the table does not hold yet; returns the number of timings taken.
+
+    Parameters
+    ----------
+    model
+        Weights on the GPU.
+    token_counts
+        Of `TOKEN_COUNTS`.
+    level
+        Optimization level 0-5: 0 takes the defaults, higher ones try more candidates.
+    table
+        Changed in place.
+    check
+        Called between products; may raise to stop.
+    log
+        Told of each result.
+    """
+    taken = 0
+    if level == 0 or model.dtype == torch.float32:
+        return 0
+    first = model.layers[0]
+    products = {"qkv": first.qkv, "dense": first.dense, "fc": first.fc, "proj": first.proj, "head": model.head}
+    for tokens in token_counts:
+        for name, product in products.items():
+            problem = problem_for(name, product, tokens)
+            if problem.key in table.choices:
+                continue
+            check()
+            tried = candidates(problem)[: CANDIDATES_BY_LEVEL[level]]
+            if Choice("library") not in tried:
+                tried.append(Choice("library"))
+            best, timings = _tuned(problem, model.device, tried)
+            table.choices[problem.key] = best
+            table._known.clear()
+            by_kernel: dict[str, float] = {}
+            for timing in timings:
+                if timing.microseconds is not None:
+                    kernel = timing.choice.kernel
+                    by_kernel[kernel] = round(min(timing.microseconds, by_kernel.get(kernel, 1e9)), 2)
+            table.times_us[problem.key] = by_kernel
+            taken += len(timings)
+            rate = problem.weight_bytes / by_kernel[best.kernel] / 1e3
+            log(f"{problem.key}: {best.kernel}, {by_kernel} µs, {rate:,.0f} GB/s; {best}")
+    return taken
+
+
+def _tuned(
+    problem: Problem, device: torch.device, tried: Sequence[Choice]
+) -> tuple[Choice, list[matmul_tuning.Timing]]:
+    timings: list[matmul_tuning.Timing] = []
+
+    def keep(_: Problem, found: list[matmul_tuning.Timing]) -> None:
+        timings.extend(found)
+
+    return matmul_tuning.tune(problem, device, among=tried, pdl=_pdl(device), log=keep), timings
+
+
+def _pdl(device: torch.device) -> bool:
+    from .ops import dependent_launch
+
+    return dependent_launch(device)
