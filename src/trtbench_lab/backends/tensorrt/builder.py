@@ -14,6 +14,7 @@ from ...specs import BuildConfig, ModelConfig
 from ..protocol import Availability, BuildReporter, EngineDescription, Resolution
 from . import resolution, timing_cache
 from .bindings_check import availability, tensorrt, tensorrt_version
+from .conformance.refusals import refuse_failed
 from .gpu import current_gpu, machine_key
 from .logger import make_logger
 from .onnx_source import checked, network_of, with_capacity
@@ -57,7 +58,9 @@ class TensorRTBuilder:
 
     def resolve(self, model_config: ModelConfig, build_config: BuildConfig) -> Resolution:
         """Settle the configuration; see the protocol."""
-        return resolution.resolve(model_config, build_config, current_gpu())
+        settled = resolution.resolve(model_config, build_config, current_gpu())
+        refusals = refuse_failed(model_config, settled.build_config)
+        return Resolution(settled.build_config, [*settled.notes, *refusals])
 
     def build(
         self, checkpoint_dir: Path, rank: int, build_config: BuildConfig, output_dir: Path, report: BuildReporter
@@ -97,11 +100,12 @@ class TensorRTBuilder:
         *,
         device: str | None = None,
         communicator: Communicator | None = None,
+        **options: Any,
     ) -> Executor:
-        """Load one rank; see `loading.load_executor`."""
+        """Load one rank; see `loading.load_executor`, which takes `options`."""
         from .loading import load_executor
 
-        return load_executor(engine_dir, rank, engine_config, device=device, communicator=communicator)
+        return load_executor(engine_dir, rank, engine_config, device=device, communicator=communicator, **options)
 
     def _build_plans(
         self,

@@ -12,6 +12,7 @@ from ...specs import ModelConfig
 from ..protocol import EngineDescription
 from .bindings_check import created, tensorrt
 from .communicator import checked_group
+from .conformance.refusals import graphs_failed
 from .cuda import CudaDevice, cuda_device
 from .device_memory import MemoryPlan, memory_plan, refuse_too_large, refuse_too_large_files
 from .error_recorder import ErrorLog, error_recorder
@@ -35,7 +36,7 @@ def load_executor(
     communicator: Any | None = None,
     weight_streaming_budget: int | str | None = None,
     capacities: Sequence[int] | None = None,
-    cuda_graphs: bool = True,
+    cuda_graphs: bool | None = None,
     reader: str = "map",
     log: LogSink | None = None,
     cuda: CudaDevice | None = None,
@@ -55,7 +56,7 @@ def load_executor(
     capacities
         Load only the plans with these cache capacities; None loads all that fit, the largest in any case.
     cuda_graphs
-        Capture repeated decode steps.
+        Capture repeated decode steps; None does unless their conformance test failed on this machine.
     reader
         ``"map"`` or ``"stream"``: how plans are read (see `plan_file.deserialized`).
     log
@@ -115,7 +116,7 @@ def load_executor(
         errors=errors,
         memory=needed,
         place=(engine_dir, rank),
-        cuda_graphs=cuda_graphs,
+        cuda_graphs=not graphs_failed() if cuda_graphs is None else cuda_graphs,
     )
 
 

@@ -1,0 +1,176 @@
+"""The features that are tried, each by its own child process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from ....errors import SpecError, did_you_mean
+
+HEAD_SIZES = (64, 96, 128)
+SHARINGS = ("mha", "gqa", "mqa")
+"""Query heads a K/V head: one, some, all."""
+
+# Largest difference of logits from the float32 reference, over the reference's largest logit. float16 keeps 11 bits and
+# bfloat16 8; two layers with sums of 512 products lose about 2 and 3 of them at worst. A wrong mask, head or scale
+# changes logits by their own size.
+BOUNDS = {"float32": 2e-3, "float16": 2e-2, "bfloat16": 6e-2}
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One thing that an engine may rely on.
+
+    Attributes
+    ----------
+    name
+        As verdicts and flags name it, for example ``"native_attention/float16/d128/gqa"``.
+    title
+        What is tried, as a phrase.
+    probe
+        Name of the function that tries it (see `probes`).
+    arguments
+        What the function gets.
+    bound
+        Largest relative difference from the reference that passes; None where nothing is compared.
+    least_capability
+        Compute capability from which on GPUs have it at all, as 89 for 8.9.
+    gpus
+        GPUs it needs.
+    timeout_s
+        Seconds after which the child process is ended.
+    """
+
+    name: str
+    title: str
+    probe: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    bound: float | None = None
+    least_capability: int = 75
+    gpus: int = 1
+    timeout_s: float = 600.0
+
+    @property
+    def group(self) -> str:
+        """First part of the name."""
+        return self.name.partition("/")[0]
+
+
+def attention_name(kind: str, dtype: str, head_size: int, sharing: str) -> str:
+    """Return the name of an attention feature; `kind` is ``"native_attention"`` or ``"plugin_attention"``."""
+    return f"{kind}/{dtype}/d{head_size}/{sharing}"
+
+
+def _attention() -> Iterator[Feature]:
+    titles = {"native_attention": "TensorRT's attention over its cache", "plugin_attention": "the paged plugin"}
+    for kind, title in titles.items():
+        for dtype, head_size, sharing in product(("float16", "bfloat16"), HEAD_SIZES, SHARINGS):
+            yield Feature(
+                attention_name(kind, dtype, head_size, sharing),
+                f"{title}, {dtype}, head size {head_size}, {sharing.upper()}, garbage in the cache's tail",
+                "model",
+                {
+                    "dtype": dtype,
+                    "head_size": head_size,
+                    "sharing": sharing,
+                    "options": {"gpt_attention_plugin": dtype} if kind == "plugin_attention" else {},
+                },
+                BOUNDS[dtype],
+                least_capability=80 if dtype == "bfloat16" else 75,
+            )
+    for algorithm, least in (("INT8", 75), ("FP8", 89)):
+        yield Feature(
+            f"plugin_cache/{algorithm.lower()}",
+            f"the paged plugin over an {algorithm} cache",
+            "model",
+            {
+                "dtype": "float16",
+                "quantization": {"kv_cache_quant_algo": algorithm},
+                "options": {"gpt_attention_plugin": "float16"},
+            },
+            5e-2,  # 8 bits a key and value: half a step of 1/127 (INT8) or 1/16 (FP8) of each, averaged by attention
+            least_capability=least,
+        )
+    for dtype in ("float16", "bfloat16"):
+        for head_size in (64, 128):
+            yield Feature(
+                f"key_value_lengths/{dtype}/d{head_size}",
+                f"IAttention.key_value_lengths on padded caches, {dtype}, head size {head_size} (not used by engines)",
+                "key_value_lengths",
+                {"dtype": dtype, "head_size": head_size},
+                BOUNDS[dtype],
+                least_capability=80 if dtype == "bfloat16" else 75,
+            )
+
+
+def _quantization() -> Iterator[Feature]:
+    weights = {"weight_only_int8": ("W8A16", None), "weight_only_int4": ("W4A16", 128)}
+    for name, (algorithm, group_size) in weights.items():
+        yield Feature(
+            name,
+            f"{algorithm} weights through DequantizeLinear",
+            "model",
+            {"dtype": "float16", "quantization": {"quant_algo": algorithm, "group_size": group_size}},
+            BOUNDS["float16"],
+        )
+    yield Feature(
+        "fp8_matmul", "FP8 (E4M3) inputs and weights, a scale a tensor", "fp8_matmul", {}, 2e-2, least_capability=89
+    )
+
+
+def _engines() -> Iterator[Feature]:
+    one = BOUNDS["float16"]
+    yield Feature("float32", "a float32 engine", "model", {"dtype": "float32"}, BOUNDS["float32"])
+    yield Feature(
+        "dual_profile", "prompt and decode profile in one plan", "model", {"options": {"phase_engines": "one"}}, one
+    )
+    yield Feature("two_engines", "prompt and decode plan apart", "model", {"options": {"phase_engines": "two"}}, one)
+    yield Feature(
+        "capacity_buckets", "plans for two cache capacities", "model", {"options": {"capacity_buckets": [48]}}, one
+    )
+    yield Feature("refit", "a plan whose weights can be changed", "model", {"options": {"refit": True}}, one)
+    yield Feature(
+        "strip_plan", "a plan without weights, refitted when loaded", "model", {"options": {"strip_plan": True}}, one
+    )
+    yield Feature(
+        "weight_streaming",
+        "weights that stream from the host",
+        "model",
+        {"options": {"weight_streaming": True}, "load": {"weight_streaming_budget": 0}},
+        one,
+    )
+    yield Feature("stream_reader", "a plan read piece by piece", "model", {"load": {"reader": "stream"}}, one)
+    yield Feature("cuda_graphs", "decode steps captured and replayed", "cuda_graphs", {}, one)
+    yield Feature("layer_profile", "times of each layer, and the inspector's JSON", "looking_inside", {})
+    yield Feature("debug_tensors", "intermediate tensors", "looking_inside", {"options": {"enable_debug_output": True}})
+    yield Feature("timing_cache", "a second build that times nothing", "timing_cache", {})
+    yield Feature(
+        "collectives", "all-reduce over NCCL between two ranks", "collectives", {}, 1e-6, least_capability=80, gpus=2
+    )
+
+
+FEATURES: tuple[Feature, ...] = (*_engines(), *_attention(), *_quantization())
+
+
+def chosen_features(wanted: Iterable[str] | None, features: tuple[Feature, ...] = FEATURES) -> tuple[Feature, ...]:
+    """Return the features of that name, or of a group or prefix of that name; None means all.
+
+    Raises
+    ------
+    SpecError
+        For a name that is none.
+    """
+    if wanted is None:
+        return features
+    found: dict[str, Feature] = {}
+    for name in wanted:
+        matching = [one for one in features if one.name == name or one.name.startswith(f"{name.rstrip('/')}/")]
+        if not matching:
+            known = sorted({one.group for one in features})
+            raise SpecError(
+                f"There is no conformance feature {name!r}.", where="conformance", remedy=did_you_mean(name, known)
+            )
+        found |= {one.name: one for one in matching}
+    return tuple(found.values())

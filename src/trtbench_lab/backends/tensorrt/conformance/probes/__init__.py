@@ -1,0 +1,17 @@
+"""The functions that try features; each gets its trial's folder and the feature's arguments, and returns
+(largest relative difference from the reference, facts)."""
+
+from .collective import try_collectives
+from .inside import try_looking_inside
+from .models import try_cuda_graphs, try_model
+from .operators import try_fp8_matmul, try_key_value_lengths, try_timing_cache
+
+PROBES = {
+    "model": try_model,
+    "cuda_graphs": try_cuda_graphs,
+    "looking_inside": try_looking_inside,
+    "key_value_lengths": try_key_value_lengths,
+    "fp8_matmul": try_fp8_matmul,
+    "timing_cache": try_timing_cache,
+    "collectives": try_collectives,
+}
