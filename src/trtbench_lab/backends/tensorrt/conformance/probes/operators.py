@@ -48,9 +48,7 @@ class OperatorBuild:
             Fail where a kernel is not in it.
         """
         trt, builder = self.trt, self.builder
-        network = created(
-            lambda: builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)), ""
-        )
+        network = created(lambda: builder.create_network(network_flags(trt)), "a network")
         populate(trt, network)
         config = created(builder.create_builder_config, "a builder configuration")
         cache = config.create_timing_cache(timings or b"")

@@ -141,9 +141,8 @@ class _Paged:
         return [bound["logits"][starts[row] : starts[row + 1]].clone() for row in range(len(spans))]
 
 
-def _paged_garbage(
-    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, value: float | None
-) -> torch.Tensor:
+def _paged_garbage(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """NaN, where the type has it."""
     if dtype == torch.int8:
         return torch.full(shape, 127, dtype=dtype, device=device)
-    return _garbage(shape, dtype, device, value)
+    return torch.full(shape, float("nan"), device=device).to(dtype)
