@@ -12,10 +12,14 @@ from trtbench_lab.specs import Spec
 from trtbench_lab.specs.coerce import is_optional, without_none
 from trtbench_lab.specs.options import OptionInfo
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda text: text != "\\"  # alone it continues a line that was pasted from a shell
+)
 _SCALINGS = st.fixed_dictionaries(
     {"type": st.sampled_from(["linear", "dynamic"]), "factor": st.floats(1.25, 8.0, allow_nan=False)}
 )
+
+_LEVELS = st.dictionaries(st.sampled_from(["ttft", "tpot", "itl", "latency"]), st.floats(0.125, 4096.0), max_size=3)
 
 
 def spec_strategy(spec: type[Spec], names: typing.Collection[str] | None = None) -> st.SearchStrategy[Spec]:
@@ -38,7 +42,7 @@ def _values(info: OptionInfo, kind: Any) -> st.SearchStrategy[Any]:
     if isinstance(kind, type) and issubclass(kind, Spec):
         return spec_strategy(kind)
     if typing.get_origin(kind) is dict:
-        return _SCALINGS
+        return _LEVELS if info.name == "goodput" else _SCALINGS
     if typing.get_origin(kind) is tuple:
         return _tuples(info, typing.get_args(kind))
     if meta.choices is not None:

@@ -252,12 +252,18 @@ def _example(option: FlatOption) -> list[str]:
     if option.meta.parse is not None:
         if option.info.name.endswith("_buckets"):
             return ["1,8"]
-        return {"batch_size": ["1;8"], "input_output_len": ["60,20"], "rotary_scaling": ["linear", "2"]}.get(
-            option.info.name, ["rouge1"]
-        )
+        examples = {
+            "batch_size": ["1;8"],
+            "input_output_len": ["60,20"],
+            "rotary_scaling": ["linear", "2"],
+            "request_rate": ["4.5"],
+            "goodput": ["ttft:500", "tpot:50"],
+            "early_stopping": ["never"],
+        }
+        return examples.get(option.info.name, ["rouge1"])
     if option.words:
         return [option.words[0]]
-    if option.kind in (int, float):
+    if option.kind in (int, float) or option.kind == tuple[int, ...]:
         return [str(max(1, int(option.meta.minimum or 1)))]
     return ["word"]
 

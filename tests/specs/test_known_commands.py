@@ -191,6 +191,27 @@ ACCEPTED: list[tuple[str, str, dict[str, Any]]] = [
     ),
     ("bench", "trtllm-bench --model M latency --engine_dir E", {"bench.mode": "static", "engine_dir": "E"}),
     ("bench", "benchmark.py -m gpt_350m --mode plugin --engine_dir E", {"bench.mode": "static"}),
+    (
+        "bench",
+        "trtllm-bench --model M throughput --dataset F --engine_dir E --concurrency 64 --num_requests 500",
+        {"bench.mode": "serving", "bench.dataset": "F", "bench.concurrency": 64, "bench.num_requests": 500},
+    ),
+    (
+        "bench",
+        "--engine_dir E --mode serving --request_rate 4.5 --goodput ttft:500 e2el:2000 "
+        "--kv_cache_free_gpu_mem_fraction 0.8",
+        {
+            "bench.request_rate": 4.5,
+            "bench.goodput": {"ttft": 500.0, "latency": 2000.0},
+            "inflight.kv_cache_fraction": 0.8,
+        },
+    ),
+    ("bench", "--engine_dir E --mode serving --request_rate inf", {"bench.request_rate": None}),
+    (
+        "run",
+        "--engine_dir E --prompts requests.jsonl --max_running 4 --output_jsonl out.jsonl",
+        {"prompts": "requests.jsonl", "inflight.max_running": 4, "output_jsonl": "out.jsonl"},
+    ),
 ]
 
 # Verb, line, and words of the sentence that refuses it.
@@ -235,12 +256,9 @@ REFUSED: list[tuple[str, str, tuple[str, ...]]] = [
         "run.py --engine_dir E --max_output_len 8 --prompt_table P.npy --tasks 0",
         ("Prompt tuning is not available in this version",),
     ),
-    (
-        "bench",
-        "trtllm-bench --model M throughput --dataset F --engine_dir E",
-        ("serving benchmark is not available in this version; available: --mode static",),
-    ),
-    ("bench", "--engine_dir E --mode serving", ("available: --mode static",)),
+    ("bench", "--engine_dir E --mode serving --request_rate 0", ("request_rate",)),
+    ("bench", "--engine_dir E --mode serving --goodput ttf:500", ("Did you mean 'ttft'?",)),
+    ("bench", "--engine_dir E --mode serving --goodput ttft=fast", ("limits in milliseconds such as",)),
 ]
 
 

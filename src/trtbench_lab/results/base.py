@@ -23,9 +23,12 @@ _MIGRATIONS: dict[tuple[str, int], Migration] = {}
 # Where a kind is declared, so that a stored result can be read in a process that never imported its maker.
 _DECLARED_IN = {
     "bench": "trtbench_lab.benchmark.result",
+    "serving": "trtbench_lab.benchmark.serving_result",
     "compare": "trtbench_lab.evaluation.compare_result",
     "summarize": "trtbench_lab.evaluation.summarize_result",
     "perplexity": "trtbench_lab.evaluation.perplexity",
+    "explore": "trtbench_lab.explore.result",
+    "explore_pair": "trtbench_lab.explore.result",
     **dict.fromkeys(("download", "convert", "quantize", "build", "run"), "trtbench_lab.results.steps"),
 }
 

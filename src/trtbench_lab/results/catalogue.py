@@ -139,6 +139,106 @@ _add(
     "Duration of the build that made this engine, as recorded in its folder, even if the folder came from the cache.",
 )
 
+# ---- serving: t0 = a request is sent; t1 … tN = its tokens are on the host; M its prompt's tokens --------------------
+_add(
+    "request_latency_ms",
+    "Request latency (serving)",
+    "ms",
+    LOWER,
+    "tN − t0",
+    "From the moment a request is sent until its last token is on the host, waiting in line included.",
+    "It has its own name because a static batch's latency has no waiting in it: the two are never compared.",
+)
+_add(
+    "request_ttft_ms",
+    "Time to first token (serving)",
+    "ms",
+    LOWER,
+    "t1 − t0",
+    "From the moment a request is sent until its first token is on the host: waiting in line, its prompt, and the "
+    "steps of others that its prompt shares.",
+    "With all requests at once it is mostly waiting; state the request rate with it.",
+)
+_add(
+    "request_tpot_ms",
+    "Time per output token (serving)",
+    "ms",
+    LOWER,
+    "(tN − t1) / (N − 1), one value a request with N ≥ 2",
+    "A request's mean gap between tokens after the first.",
+    "AIPerf and TensorRT-LLM call this one inter-token latency.",
+)
+_add(
+    "request_itl_ms",
+    "Inter-token latency (serving)",
+    "ms",
+    LOWER,
+    "t(i+1) − t(i), i = 1 … N−1, pooled over requests",
+    "The gaps between consecutive tokens of a request, all of them: the tail shows the steps in which others' prompts "
+    "were taken in, and times when the request was put off.",
+    "Pooled gaps weigh long outputs more; the mean of requests' means is TPOT.",
+)
+_add(
+    "output_tokens_per_second",
+    "Output token throughput (serving)",
+    "tokens/s",
+    HIGHER,
+    "Σ N / W, W = last token of all − first request sent",
+    "New tokens of all completed requests over the whole duration, its beginning and end, in which the batch is not "
+    "full, included.",
+    "At a low request rate it is the rate of arrivals, not the engine's limit.",
+)
+_add(
+    "total_tokens_per_second",
+    "Total token throughput (serving)",
+    "tokens/s",
+    HIGHER,
+    "(Σ M + Σ N) / W",
+    "Prompt and new tokens of all completed requests over the whole duration.",
+)
+_add(
+    "requests_per_second",
+    "Request throughput",
+    "1/s",
+    HIGHER,
+    "completed requests / W",
+    "Requests that gave every token asked for, over the whole duration.",
+)
+_add(
+    "goodput_per_second",
+    "Goodput",
+    "1/s",
+    HIGHER,
+    "completed requests that keep every stated limit / W",
+    "A limit is kept when the request's own value is at most the limit; for itl that value is its largest gap. n/a "
+    "where no service level is stated.",
+    "A request of one token has no TPOT and no gap: both count as kept.",
+)
+_add(
+    "serving_duration_s",
+    "Duration (serving)",
+    "s",
+    NEITHER,
+    "W = last token of all − first request sent",
+    "How long the workload took from beginning to end.",
+)
+_add(
+    "peak_concurrency",
+    "Peak concurrency",
+    "requests",
+    NEITHER,
+    "max over time of requests between t0 and tN",
+    "Most requests on their way at one moment, those that wait in line included.",
+)
+_add(
+    "preemptions",
+    "Preemptions",
+    "",
+    LOWER,
+    "times that a running request was put off",
+    "How often the cache was full and the youngest request gave its blocks back, to be computed again later.",
+)
+
 # ---- memory: five different numbers, never mixed ---------------------------------------------------------------------
 _add(
     "process_rss_peak_bytes",

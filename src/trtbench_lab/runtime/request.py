@@ -107,7 +107,8 @@ def settle(
         )
     truncation = given.pop("truncation", "error")
     context_logits = bool(given.pop("output_context_logits", False))
-    end_ids = _end_ids(given.pop("end_id", base.end_id), vocab_size)
+    first, more = given.pop("end_id", base.end_id), given.pop("end_ids", base.end_ids)
+    end_ids = tuple(dict.fromkeys((*_end_ids(first, vocab_size), *_end_ids(list(more), vocab_size))))
     seeds = _seeds(given.pop("random_seed", base.random_seed), num_prompts)
     early_stopping = _early_stopping(given.pop("early_stopping", base.early_stopping))
     stop_words = _words(given.pop("stop_words", base.stop_words), "stop_words", num_prompts, vocab_size)
@@ -116,8 +117,9 @@ def settle(
         config = base.replace(
             **given,
             end_id=end_ids[0] if end_ids else None,
+            end_ids=end_ids[1:],
             random_seed=seeds[0],
-            early_stopping=early_stopping is True,
+            early_stopping=early_stopping,
         )
     except SpecError as error:
         raise RequestError(error.what, where=error.where, remedy=error.remedy, details=error.details) from None

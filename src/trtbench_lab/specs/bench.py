@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from ..errors import SpecError
+from typing import Any
+
+from ..errors import SpecError, did_you_mean
 from .coerce import Unfit
 from .options import option
 from .spec import Spec
 
-_SERVING = "The serving benchmark is not available in this version; available: --mode static, a fixed batch at a time."
+SLO_METRICS = ("ttft", "tpot", "itl", "latency")
+"""What a service level may be stated for, in milliseconds; ``e2el`` is another name of ``latency``."""
 
 
 def _batch_sizes(text: str) -> list[int]:
@@ -31,15 +34,41 @@ def _length_pairs(text: str) -> list[tuple[int, int]]:
     return pairs
 
 
+def _rate(text: str) -> float | None:
+    if text.strip().lower() in ("inf", "infinity", "none", "all"):
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise Unfit(f"must be requests a second such as '4.5', or 'inf' for all at once, not {text!r}") from None
+
+
+def _service_levels(text: str) -> dict[str, float]:
+    levels = {}
+    for part in text.replace(",", " ").split():
+        name, _, value = part.replace("=", ":").partition(":")
+        name = {"e2el": "latency", "e2e": "latency"}.get(name, name).removesuffix("_ms")
+        try:
+            levels[name] = float(value)
+        except ValueError:
+            raise Unfit(f"must be limits in milliseconds such as 'ttft:500 tpot:50', not {text!r}") from None
+    return levels
+
+
 class BenchConfig(Spec):
-    """A grid of batch sizes and lengths, each measured until both `num_runs` and `duration_s` are reached."""
+    """Static: a grid of batch sizes and lengths, each measured until `num_runs` and `duration_s` are reached.
+
+    Serving: `num_requests` requests, of the lengths in turn or of a dataset, that arrive at `request_rate`.
+    """
 
     mode: str = option(
         default="static",
         help="static: a fixed batch at a time; serving: requests that arrive at a rate.",
-        choices=("static",),
-        later={"serving": _SERVING, "throughput": _SERVING},
-        synonyms={"latency": "static", "plugin": "static", "ootb": "static", "ootb-except-mha": "static"},
+        choices=("static", "serving"),
+        synonyms={
+            "throughput": "serving",
+            **dict.fromkeys(("latency", "plugin", "ootb", "ootb-except-mha"), "static"),
+        },
         remarks=dict.fromkeys(
             ("plugin", "ootb", "ootb-except-mha"),
             "Plugins are chosen when the engine is built; the static benchmark runs the engine as it is.",
@@ -91,11 +120,46 @@ class BenchConfig(Spec):
     )
     request_rate: float | None = option(
         default=None,
-        help="Requests a second, for the serving benchmark.",
-        minimum=0,
+        help="Serving: requests a second, at random moments (Poisson); none or inf means all at once.",
+        minimum=0.001,
+        parse=_rate,
         unit="1/s",
-        command_line=False,
-        group="benchmark",
+        metavar="RATE",
+        group="serving",
+    )
+    num_requests: int | None = option(
+        default=None,
+        help="Serving: requests; none means the whole dataset, or 100.",
+        minimum=1,
+        flags=("--num_prompts",),
+        unit="requests",
+        group="serving",
+    )
+    concurrency: int | None = option(
+        default=None,
+        help="Serving: most requests on their way at a time; none means no bound.",
+        minimum=1,
+        flags=("--max_concurrency",),
+        unit="requests",
+        group="serving",
+    )
+    dataset: str | None = option(
+        default=None,
+        help="Serving: file of requests, one JSON object a line (prompt or input_ids, output_tokens) as trtllm-bench "
+        "takes it, or the JSON that prepare_dataset.py writes; none means random tokens of the lengths asked for.",
+        flags=("--dataset_path",),
+        metavar="FILE",
+        group="serving",
+    )
+    goodput: dict[str, Any] = option(
+        factory=dict,
+        help="Serving: the service level, in ms: ttft, tpot, itl (the request's largest gap) and latency.",
+        parse=_service_levels,
+        render=lambda value: " ".join(f"{name}:{limit:g}" for name, limit in value.items()),
+        nargs="+",
+        flags=("--slo",),
+        metavar="'ttft:500 tpot:50'",
+        group="serving",
     )
 
     def __post_init__(self) -> None:
@@ -106,6 +170,20 @@ class BenchConfig(Spec):
                     f"The pair {input_len},{output_len} has a length below 1.",
                     where="BenchConfig.input_output_len",
                     remedy="Prompt and output have at least one token each.",
+                )
+
+        for name, limit in self.goodput.items():
+            if name not in SLO_METRICS:
+                raise SpecError(
+                    f"There is no service level for {name!r}.",
+                    where="BenchConfig.goodput",
+                    remedy=did_you_mean(name, list(SLO_METRICS)),
+                )
+            if isinstance(limit, bool) or not isinstance(limit, int | float) or limit <= 0:
+                raise SpecError(
+                    f"The service level {name}:{limit} is no time above 0.",
+                    where="BenchConfig.goodput",
+                    remedy="State milliseconds, for example ttft:500.",
                 )
 
     @property

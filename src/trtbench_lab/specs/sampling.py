@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from .coerce import FALSE_WORDS, TRUE_WORDS, Unfit
 from .options import option
 from .spec import Spec
+
+
+def _early_stopping(text: str) -> bool | str:
+    word = text.strip().lower()
+    if word == "never" or word in TRUE_WORDS | FALSE_WORDS:
+        return "never" if word == "never" else word in TRUE_WORDS
+    raise Unfit(f"must be true, false or never, not {text!r}")
 
 
 class SamplingConfig(Spec):
@@ -27,6 +35,15 @@ class SamplingConfig(Spec):
     )
     end_id: int | None = option(
         default=None, help="Token that ends a sequence; none means the tokenizer's.", group="length"
+    )
+    end_ids: tuple[int, ...] = option(
+        default=(),
+        help="More tokens that end a sequence, beside end_id.",
+        minimum=0,
+        nargs="+",
+        flags=("--stop_token_ids",),
+        metavar="ID",
+        group="length",
     )
     pad_id: int | None = option(
         default=None, help="Token that fills a finished row; none means the tokenizer's.", group="length"
@@ -60,8 +77,15 @@ class SamplingConfig(Spec):
     length_penalty: float = option(
         default=1.0, help="Exponent of the length by which a beam's score is divided.", group="beams"
     )
-    early_stopping: bool = option(
-        default=True, help="End beam search as soon as enough beams have ended.", group="beams"
+    early_stopping: bool | str = option(
+        default=True,
+        help="End beam search as soon as enough beams have ended; false: when no better one is likely; never: when "
+        "none is possible.",
+        choices=(True, False, "never"),
+        parse=_early_stopping,
+        render=lambda value: str(value).lower(),
+        bare=True,
+        group="beams",
     )
     repetition_penalty: float = option(
         default=1.0, help="Divides the logits of tokens seen before (multiplies negative ones).", group="penalties"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import RequestError
+from ..errors import RequestError, SpecError
 from ..progress import ProgressSink, phase
 from ..results.steps import RunStep
 from ..runtime import ModelRunner
@@ -31,6 +31,14 @@ def run(
     on_text
         Called with each new piece of the first prompt's text as it comes, when ``spec.streaming`` is set.
     """
+    if spec.prompts is not None:
+        from .prompt_file import run_prompt_file
+
+        return run_prompt_file(spec, progress=progress, on_text=on_text)
+    if spec.output_jsonl is not None:
+        raise SpecError(
+            "output_jsonl is for the requests of a file.", where="output_jsonl", remedy="Give them with --prompts."
+        )
     engine = open_engine(spec.engine_dir)
     with ModelRunner.from_engine(engine) as runner:
         inputs = inputs_for(spec, engine)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmark import BenchResult, decode_read_bytes, read_bandwidth, run_static
+from ..benchmark.serving_result import ServingResult
 from ..benchmark.side_by_side import BenchCsv, BenchPair
 from ..engine import Engine
 from ..progress import ProgressSink, phase
@@ -19,8 +20,14 @@ from .labels import quantization_label
 from .loading import hf_dir_for, hf_runner_for, open_engine
 
 
-def bench(spec: BenchSpec, *, progress: ProgressSink | None = None) -> BenchResult | BenchPair | BenchCsv:
-    """Run the static-batch benchmark; with `test_hf` return both sides."""
+def bench(
+    spec: BenchSpec, *, progress: ProgressSink | None = None
+) -> BenchResult | BenchPair | BenchCsv | ServingResult:
+    """Run the static-batch benchmark (with `test_hf` return both sides), or the serving benchmark."""
+    if spec.bench.mode == "serving":
+        from .serving import bench_serving
+
+        return bench_serving(spec, progress=progress)
     engine = open_engine(spec.engine_dir)
     if spec.test_hf:
         # Before anything is measured: a missing model must not cost a person the engine's half.

@@ -47,9 +47,7 @@ class RunningBatch(RuleBasedStateMachine):
 
     @rule(target=requests, prompt=prompts, new_tokens=st.integers(1, 12), end_id=st.none() | st.integers(0, 9))
     def arrive(self, prompt: list[int], new_tokens: int, end_id: int | None) -> Sequence:
-        request = settle(
-            None, {"max_new_tokens": new_tokens, "end_id": end_id}, num_prompts=1, vocab_size=VOCAB_SIZE
-        )
+        request = settle(None, {"max_new_tokens": new_tokens, "end_id": end_id}, num_prompts=1, vocab_size=VOCAB_SIZE)
         sequence = Sequence(len(self.everybody), np.array(prompt, dtype=np.int32), request)
         self.scheduler.add(sequence)
         self.everybody.append(sequence)
@@ -197,5 +195,3 @@ def test_plans_are_the_same_for_the_same_requests() -> None:
         return drained(scheduler, runner, 1)
 
     assert steps() == steps()
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,7 @@ class RequestHandle:
         self._finished = False
         self._changed = threading.Condition()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._callbacks: list[Callable[[], object]] = []
 
     # ---- what is known --------------------------------------------------------------------------------------------
 
@@ -156,6 +157,17 @@ class RequestHandle:
         """Take the request out of the batch at the next token boundary; what it made so far stays readable."""
         self._batcher.cancel(self)
 
+    def on_end(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once when the request has ended, from the batcher's thread; at once where it has already.
+
+        It must be quick and must not raise: the whole batch waits for it.
+        """
+        with self._changed:
+            if not self._finished:
+                self._callbacks.append(callback)
+                return
+        callback()
+
     def __iter__(self) -> Iterator[list[int]]:
         shown = 0
         while True:
@@ -205,7 +217,11 @@ class RequestHandle:
             self._tokens.extend(tokens)
             self._finished = self._sequence.state == FINISHED
             self._changed.notify_all()
-            return list(self._waiters)
+            waiters = list(self._waiters)
+            callbacks, self._callbacks = (self._callbacks, []) if self._finished else ([], self._callbacks)
+        for callback in callbacks:
+            callback()
+        return waiters
 
 
 def now_ns() -> int:

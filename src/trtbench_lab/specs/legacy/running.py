@@ -18,11 +18,9 @@ _GENERATION: LegacyTable = {
     **ignored("There is one runtime, in Python.", 0, "--use_py_session", "--debug_mode"),
     **ignored("There is one runtime, in Python.", 1, "--session"),
     **ignored(_LOGS, 1, "--log_level"),
-    **ignored(_CACHE, 1, "--kv_cache_free_gpu_memory_fraction", "--kv_cache_free_gpu_mem_fraction"),
     **ignored(
         _CACHE, 1, "--max_tokens_in_paged_kv_cache", "--max_tokens_in_paged_kvcache", "--cross_kv_cache_fraction"
     ),
-    **ignored(_CACHE, 0, "--kv_cache_enable_block_reuse"),
     **ignored("Long prompts are always taken in chunks.", 0, "--enable_chunked_context"),
     **ignored(_BUILT, 1, "--multi_block_mode"),
     **ignored(_BUILT, 0, "--enable_context_fmha_fp32_acc", "--cuda_graph_mode", "--enable_cuda_graph"),
@@ -55,6 +53,12 @@ _GENERATION: LegacyTable = {
     **refused(_WINDOW, 1, "--sink_token_length", harmless=_OFF),
 }
 
+# `run` and `bench` have these for their running batch; the others run a batch at a time.
+_NO_POOL: LegacyTable = {
+    **ignored(_CACHE, 1, "--kv_cache_free_gpu_memory_fraction", "--kv_cache_free_gpu_mem_fraction"),
+    **ignored(_CACHE, 0, "--kv_cache_enable_block_reuse"),
+}
+
 _RUN: LegacyTable = {
     **_GENERATION,
     **ignored("Every result holds its timings; trtbench bench repeats them.", 0, "--run_profiling"),
@@ -67,6 +71,7 @@ _RUN: LegacyTable = {
 
 _SUMMARIZE: LegacyTable = {
     **_GENERATION,
+    **_NO_POOL,
     **ignored("rouge-score computes the scores; nothing is fetched.", 1, "--rouge_dir"),
     **ignored(
         "The dataset is read from --dataset_dir; nothing is fetched.", 1, "--dataset_cache_dir", "--dataset_name"
@@ -79,13 +84,11 @@ _SUMMARIZE: LegacyTable = {
 
 _COMPARE: LegacyTable = {
     **_GENERATION,
+    **_NO_POOL,
     **ignored("Both sides are always run.", 0, "--test_hf", "--test_trt_llm"),
 }
 
 _ENGINE_SAYS = "The engine says what model it is."
-_LATER_SERVING = (
-    "The serving benchmark is not available in this version; available: --mode static, a fixed batch at a time."
-)
 
 _BENCH: LegacyTable = {
     **_GENERATION,
@@ -103,12 +106,10 @@ _BENCH: LegacyTable = {
     **ignored("Every run generates exactly the output length asked for.", 0, "--disable_force_max_tokens"),
     **ignored("Logits are not part of a benchmark's result.", 0, "--print_all_logits"),
     **ignored("Memory is always measured.", 0, "--debug_memory"),
-    **ignored("Prompts are random tokens here, of the lengths in --input_output_len.", 1, "--tokenizer"),
     **refused("Quantization is decided when the checkpoint is made.", 0, "--enable_fp8", "--fp8_kv_cache"),
     **refused("Quantization is decided when the checkpoint is made.", 1, "--quantization"),
     **refused("Use trtbench build.", 0, "--build_only"),
     **refused("Inspecting layers is not available in this version.", 0, "--dump_profile", "--dump_layer_info"),
-    **refused(_LATER_SERVING, 1, "--dataset", "--request_rate", "--concurrency", "--num_requests"),
 }
 
 RUNNING: dict[str, LegacyTable] = {"run": _RUN, "compare": _COMPARE, "summarize": _SUMMARIZE, "bench": _BENCH}

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from ..bench import BenchConfig
 from ..build import BACKENDS
+from ..inflight import InflightConfig
 from ..options import option
 from ..spec import Spec
-from .shared import engine_dir_option, hf_dtype_option, hf_model_dir_option, name_option, trust_remote_code_option
+from .shared import (
+    engine_dir_option,
+    hf_dtype_option,
+    hf_model_dir_option,
+    name_option,
+    tokenizer_dir_option,
+    trust_remote_code_option,
+)
 
-RESULT_KINDS = ("download", "convert", "quantize", "build", "run", "compare", "summarize", "bench", "perplexity")
+RESULT_KINDS = (
+    *("download", "convert", "quantize", "build", "run", "compare", "summarize"),
+    *("bench", "serving", "perplexity"),
+)
 
 
 class BenchSpec(Spec):
@@ -16,6 +27,10 @@ class BenchSpec(Spec):
 
     engine_dir: str = engine_dir_option()
     bench: BenchConfig = option(factory=BenchConfig, help="What is measured.", group="benchmark")
+    inflight: InflightConfig = option(
+        factory=InflightConfig, help="Cache and steps of the running batch, for --mode serving.", group="batching"
+    )
+    tokenizer_dir: str | None = tokenizer_dir_option()
     test_hf: bool = option(
         default=False, help="Measure Hugging Face too, in turn with the engine.", group="hugging face"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..inflight import InflightConfig
 from ..options import option
 from ..sampling import SamplingConfig
 from ..spec import Spec
@@ -72,6 +73,16 @@ class RunSpec(Spec):
     engine_dir: str = engine_dir_option()
     input_text: tuple[str, ...] = _prompts()
     input_file: str | None = _input_file()
+    prompts: str | None = option(
+        default=None,
+        help="File of requests for a running batch, one JSON object a line: prompt (text) or input_ids, and its own "
+        "sampling fields over those given here. Takes the place of the text; the engine must be paged.",
+        metavar="FILE.jsonl",
+        group="input",
+    )
+    inflight: InflightConfig = option(
+        factory=InflightConfig, help="Cache and steps of the running batch, for --prompts.", group="batching"
+    )
     tokenizer_dir: str | None = tokenizer_dir_option()
     max_input_length: int | None = _max_input_length(None, "Longest prompt; none means the engine's limit.")
     truncation: str = _truncation()
@@ -82,6 +93,12 @@ class RunSpec(Spec):
     streaming: bool = option(default=False, help="Show the text as it comes.", flags=("--stream",), group="output")
     streaming_interval: int = option(
         default=1, help="Tokens between two updates of the text.", minimum=1, unit="tokens", group="output"
+    )
+    output_jsonl: str | None = option(
+        default=None,
+        help="File for the results of --prompts, one JSON object a line.",
+        metavar="FILE",
+        group="output",
     )
     output_csv: str | None = option(
         default=None, help="File for the token ids, as CSV.", metavar="FILE", group="output"
