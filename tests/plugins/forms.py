@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
 
 from trtbench_lab.plugins.frame import Call, CompiledKernel, Operand, Plugin, compile_kernel, function_source
@@ -50,6 +48,9 @@ def by_kernel(
 
 def by_onnx_function(plugin: Plugin, tensors: Sequence[torch.Tensor], attributes: Mapping[str, Any]) -> Results:
     """A node with its function, on ONNX Runtime, carrying what TensorRT reads. Types: those that NumPy has."""
+    import onnx
+    import onnxruntime
+
     operands = [Operand(tuple(one.shape), str(one.dtype).removeprefix("torch.")) for one in tensors]
     results = plugin.signature(operands, attributes)
     kinds = [onnx.helper.np_dtype_to_tensor_dtype(np.dtype(one.dtype)) for one in (*operands, *results)]

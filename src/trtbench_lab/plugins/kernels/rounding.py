@@ -12,7 +12,9 @@ def round_half_even(x):
 
 @triton.jit
 def round_to_int8(x, scale):
-    scaled = tl.div_rn(x.to(tl.float32), scale)
+    # An exactly rounded division (div_rn) took a fifth of the time of a norm with INT8 result. This one may be 2 units
+    # in the last place off, which moves a value by a step only where both steps are equally near.
+    scaled = x.to(tl.float32) / scale
     return round_half_even(tl.minimum(tl.maximum(scaled, -128.0), 127.0)).to(tl.int8)
 
 
