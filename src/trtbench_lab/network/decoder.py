@@ -7,6 +7,7 @@ checkpoint file does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,20 +35,19 @@ class DecoderLayer(nn.Module):
     With the norm's plugin, the last sum is left to the norm that follows: the layer takes and gives the two addends.
     """
 
-    def __init__(self, input_layernorm: Norm, attention: Attention, post_layernorm: Norm, mlp: Mlp):
+    def __init__(self, input_layernorm: Norm, attention: nn.Module, post_layernorm: Norm, mlp: Mlp):
         super().__init__()
         self.input_layernorm, self.attention = input_layernorm, attention
         self.post_layernorm, self.mlp = post_layernorm, mlp
 
-    def forward(
-        self, x: Hidden, step: StepContext, past_key: torch.Tensor, past_value: torch.Tensor
-    ) -> tuple[Hidden, torch.Tensor, torch.Tensor]:
+    def forward(self, x: Hidden, step: Any, *past: torch.Tensor) -> tuple[Any, ...]:
+        """Return the hidden state and the layer's caches, which `past` are; `step` is what `attention` takes."""
         normed, residual = x.normed(self.input_layernorm)
-        attended, key, value = self.attention(normed, step, past_key, past_value)
+        attended, *present = self.attention(normed, step, *past)
         normed, residual = self.post_layernorm.after_sum(attended, residual)
         added = self.mlp(normed)
         fused = self.post_layernorm.use_plugin
-        return (Hidden(residual, added) if fused else Hidden(residual + added)), key, value
+        return (Hidden(residual, added) if fused else Hidden(residual + added)), *present
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ class Decoder(nn.Module):
         For a trait that the network does not have.
     """
 
+    paged = False
+
     def __init__(
         self,
         config: ModelConfig,
@@ -116,7 +118,7 @@ class Decoder(nn.Module):
         plugin_config: PluginConfig | None = None,
     ):
         super().__init__()
-        check_supported(config)
+        check_supported(config, paged=self.paged)
         self.config, self.plugin_config = config, plugin_config
         self.mapping = mapping or config.mapping
         self.communicator: Communicator = communicator or SingleRank()
@@ -208,13 +210,10 @@ class Decoder(nn.Module):
         name = f"transformer.layers.{number}"
         num_heads, num_kv_heads = config.num_attention_heads // tp, kv_heads_per_rank(config, self.mapping)
         width, mlp_width = config.head_width, config.mlp_width // tp
-        attention = Attention(
-            self._linear(
-                f"{name}.attention.qkv", config.hidden_size, (num_heads + 2 * num_kv_heads) * width, config.qkv_bias
-            ),
-            self._linear(
-                f"{name}.attention.dense", num_heads * width, config.hidden_size, config.dense_bias, by_input=True
-            ),
+        qkv_width, dense = (num_heads + 2 * num_kv_heads) * width, num_heads * width
+        attention = self._attention(
+            self._linear(f"{name}.attention.qkv", config.hidden_size, qkv_width, config.qkv_bias),
+            self._linear(f"{name}.attention.dense", dense, config.hidden_size, config.dense_bias, by_input=True),
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             head_size=width,
@@ -227,6 +226,9 @@ class Decoder(nn.Module):
             gate = self._linear(f"{name}.mlp.gate", config.hidden_size, mlp_width, config.mlp_bias)
         mlp = Mlp(fc, proj, gate, config.hidden_act, use_plugin=self._uses("swiglu_plugin"))
         return DecoderLayer(self._norm(), attention, self._norm(), mlp)
+
+    def _attention(self, qkv: Linear, dense: Linear, **traits: Any) -> nn.Module:
+        return Attention(qkv, dense, **traits)
 
     def _linear(self, name: str, in_features: int, out_features: int, bias: bool, *, by_input: bool = False) -> Linear:
         reduce = self.communicator if by_input and self.mapping.tp_size > 1 else None
@@ -262,8 +264,8 @@ class Decoder(nn.Module):
         )
 
 
-def check_supported(config: ModelConfig) -> None:
-    """Raise `SpecError` for the first trait of `config` that the network does not have."""
+def check_supported(config: ModelConfig, *, paged: bool = False) -> None:
+    """Raise `SpecError` for the first trait of `config` that the network, in this form, does not have."""
     if config.position_embedding_type not in POSITIONS:
         raise SpecError(
             f"Positions of type {config.position_embedding_type!r} are not supported.",
@@ -278,9 +280,9 @@ def check_supported(config: ModelConfig) -> None:
             where="hidden_act",
             remedy=f"Supported: {', '.join(ACTIVATIONS)}.",
         )
-    if config.quantization.kv_cache_quant_algo is not None:
+    if config.quantization.kv_cache_quant_algo is not None and not paged:
         raise SpecError(
-            f"A K/V cache of type {config.quantization.kv_cache_quant_algo} cannot be executed by this version.",
+            f"A K/V cache of type {config.quantization.kv_cache_quant_algo} is read by the attention plugin only.",
             where="quantization.kv_cache_quant_algo",
-            remedy="Leave it out: the cache then has the type of the computation.",
+            remedy="Build with gpt_attention_plugin and paged_kv_cache, or leave the cache's algorithm out.",
         )

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -21,11 +22,27 @@ from .decoder import Decoder
 from .export_log import LogSink, captured_log
 from .initializers import PAGE_BYTES, DataFile, Initializer, Released, Weights, constant, from_checkpoint
 from .linear import Linear
-from .loading import cast_floats
+from .loading import FLOAT32_TENSORS, cast_floats
+from .node_names import node_name
 from .onnx_functions import FUNCTION_VERSION, OPSET, functions_for
 from .onnx_translation import translation_table
+from .paged import PagedDecoder
 from .quantized_initializers import quantized_initializers
-from .signature import BATCH, CAPACITY, LENGTH, LOGITS, TensorSpec, signature
+from .signature import (
+    BATCH,
+    BLOCKS,
+    CAPACITY,
+    LENGTH,
+    LOGITS,
+    ROW_BLOCKS,
+    ROWS,
+    STARTS,
+    TOKENS,
+    PagedForm,
+    TensorSpec,
+    paged_signature,
+    signature,
+)
 from .unroll import layers_are_alike, unroll_layers
 
 IR_VERSION = 11
@@ -116,6 +133,7 @@ def export_onnx(
     capacity: int | None = None,
     dtype: torch.dtype = torch.float32,
     plugin_config: PluginConfig | None = None,
+    splits: int = 0,
     log: LogSink | None = None,
 ) -> None:
     """Write the portable network of one rank with its weights: the file that TensorRT parses and ONNX Runtime runs.
@@ -129,6 +147,7 @@ def export_onnx(
         capacity=capacity,
         dtype=dtype,
         plugin_config=plugin_config,
+        splits=splits,
         log=log,
     )
     network.write(path, weights)
@@ -142,6 +161,7 @@ def export_network(
     capacity: int | None = None,
     dtype: torch.dtype = torch.float32,
     plugin_config: PluginConfig | None = None,
+    splits: int = 0,
     log: LogSink | None = None,
     repeat_layers: bool = True,
 ) -> ExportedNetwork:
@@ -158,7 +178,10 @@ def export_network(
     dtype
         Type of the computation; weights are converted to it.
     plugin_config
-        Which parts become nodes of plugins; None makes none.
+        Which parts become nodes of plugins; None makes none. With `gpt_attention_plugin` and `paged_kv_cache` the
+        network has the paged form.
+    splits
+        Of the paged form, see `PagedForm`: 0 for a network that takes prompts too.
     log
         Takes the exporter's warnings, a line at a time.
     repeat_layers
@@ -178,13 +201,14 @@ def export_network(
             where="mapping.tp_size",
             remedy="Use the torch backend for several ranks, or convert with tp_size 1.",
         )
+    form = None if plugin_config is None else PagedForm.of(config, plugin_config, splits=splits)
     with torch.device("meta"):
-        whole = Decoder(config, mapping, max_positions=max_positions, plugin_config=plugin_config)
+        whole = _decoder(config, mapping, max_positions, plugin_config, form)
     num_layers = len(whole.transformer.layers)
     traced_layers = 2 if repeat_layers and num_layers > 2 and layers_are_alike(whole) else num_layers
     try:
         with captured_log(log):
-            model = _trace(config, mapping, traced_layers, max_positions, dtype, plugin_config)
+            model = _trace(config, mapping, traced_layers, max_positions, dtype, plugin_config, form)
     except SpecError:
         raise
     except Exception as error:
@@ -196,7 +220,12 @@ def export_network(
         ) from error
     if num_layers > traced_layers:
         unroll_layers(model.graph, num_layers)
-    io = signature(config, mapping, str(dtype).removeprefix("torch."), capacity=capacity or CAPACITY)
+    compute_dtype = str(dtype).removeprefix("torch.")
+    if form is None:
+        io = signature(config, mapping, compute_dtype, capacity=capacity or CAPACITY)
+    else:
+        blocks, cache_dtype = form.tokens_per_block, form.cache_dtype
+        io = paged_signature(config, mapping, compute_dtype, tokens_per_block=blocks, cache_dtype=cache_dtype)
     _name_tensors(model.graph, io)
     _drop_metadata(model)
     for node in model.graph:
@@ -209,6 +238,21 @@ def export_network(
     return ExportedNetwork(model, initializers, io, quantized)
 
 
+def _decoder(
+    config: ModelConfig,
+    mapping: Mapping,
+    max_positions: int | None,
+    plugin_config: PluginConfig | None,
+    form: PagedForm | None,
+    num_layers: int | None = None,
+) -> Decoder:
+    if form is None:
+        return Decoder(config, mapping, max_positions=max_positions, num_layers=num_layers, plugin_config=plugin_config)
+    return PagedDecoder(
+        config, mapping, form=form, max_positions=max_positions, num_layers=num_layers, plugin_config=plugin_config
+    )
+
+
 def _trace(
     config: ModelConfig,
     mapping: Mapping,
@@ -216,29 +260,15 @@ def _trace(
     max_positions: int | None,
     dtype: torch.dtype,
     plugin_config: PluginConfig | None,
+    form: PagedForm | None,
 ) -> ir.Model:
-    batch, length, logits, capacity = 2, 3, 2, 16  # any sizes above 1: they become dynamic
     with FakeTensorMode(shape_env=ShapeEnv()):
-        decoder = Decoder(
-            config, mapping, max_positions=max_positions, num_layers=num_layers, plugin_config=plugin_config
-        )
+        decoder = _decoder(config, mapping, max_positions, plugin_config, form, num_layers)
         cast_floats(decoder, dtype)
-        tokens = torch.zeros(batch, length, dtype=torch.int64)
-        if not mapping.is_first_pp_rank:
-            tokens = torch.zeros(batch, length, config.hidden_size, dtype=dtype)
-        attention = decoder.transformer.layers[0].attention
-        cache_shape = (batch, attention.num_kv_heads, capacity, attention.head_size)
-        caches = [torch.zeros(cache_shape, dtype=dtype) for _ in range(2 * num_layers)]
-        write_indices = torch.zeros(batch, dtype=torch.int64)
-        wanted = torch.zeros(batch, logits, dtype=torch.int64) if mapping.is_last_pp_rank else None
-    dims = {name: Dim(name) for name in (BATCH, LENGTH, LOGITS, CAPACITY)}
-    shapes = (
-        {0: dims[BATCH], 1: dims[LENGTH]},
-        {0: dims[BATCH]},
-        None if wanted is None else {0: dims[BATCH], 1: dims[LOGITS]},
-        [{0: dims[BATCH], 2: dims[CAPACITY]}] * len(caches),
-    )
-    arguments = (tokens, write_indices, wanted, caches)
+        if form is None:
+            arguments, shapes = _padded_example(config, mapping, decoder, dtype)
+        else:
+            arguments, shapes = _paged_example(config, mapping, decoder, dtype, form)
     program = torch.export.export(decoder, arguments, dynamic_shapes=shapes, strict=False)
     # The vocabulary's ops translate to the final nodes one to one: there is nothing for the optimizer to find.
     exported = torch.onnx.export(
@@ -258,12 +288,67 @@ def _trace(
     return model
 
 
+# Any sizes above 1, all different: they become dynamic.
+_EXAMPLE = {BATCH: 2, LENGTH: 3, LOGITS: 2, CAPACITY: 16, TOKENS: 7, ROWS: 3, STARTS: 4, ROW_BLOCKS: 5, BLOCKS: 6}
+Example = tuple[tuple[Any, ...], tuple[Any, ...]]
+
+
+def _padded_example(config: ModelConfig, mapping: Mapping, decoder: Decoder, dtype: torch.dtype) -> Example:
+    """Arguments of the padded form to trace with, and which of their sizes are dynamic."""
+    batch, length, logits, capacity = (_EXAMPLE[name] for name in (BATCH, LENGTH, LOGITS, CAPACITY))
+    tokens = torch.zeros(batch, length, dtype=torch.int64)
+    if not mapping.is_first_pp_rank:
+        tokens = torch.zeros(batch, length, config.hidden_size, dtype=dtype)
+    attention = decoder.transformer.layers[0].attention
+    cache_shape = (batch, attention.num_kv_heads, capacity, attention.head_size)
+    caches = [torch.zeros(cache_shape, dtype=dtype) for _ in range(2 * len(decoder.transformer.layers))]
+    write_indices = torch.zeros(batch, dtype=torch.int64)
+    wanted = torch.zeros(batch, logits, dtype=torch.int64) if mapping.is_last_pp_rank else None
+    dims = {name: Dim(name) for name in (BATCH, LENGTH, LOGITS, CAPACITY)}
+    shapes = (
+        {0: dims[BATCH], 1: dims[LENGTH]},
+        {0: dims[BATCH]},
+        None if wanted is None else {0: dims[BATCH], 1: dims[LOGITS]},
+        [{0: dims[BATCH], 2: dims[CAPACITY]}] * len(caches),
+    )
+    return (tokens, write_indices, wanted, caches), shapes
+
+
+def _paged_example(
+    config: ModelConfig, mapping: Mapping, decoder: Decoder, dtype: torch.dtype, form: PagedForm
+) -> Example:
+    """Arguments of the paged form to trace with, and which of their sizes are dynamic."""
+
+    def numbers(*names: str) -> torch.Tensor:
+        return torch.zeros(*(_EXAMPLE[name] for name in names), dtype=torch.int32)
+
+    tokens = numbers(TOKENS)
+    if not mapping.is_first_pp_rank:
+        tokens = torch.zeros(_EXAMPLE[TOKENS], config.hidden_size, dtype=dtype)
+    layers = decoder.transformer.layers
+    cache_dtype = dtype if form.cache_dtype is None else getattr(torch, form.cache_dtype)
+    pool = layers[0].attention.shape.pool_shape(_EXAMPLE[BLOCKS])
+    caches = [torch.zeros(pool, dtype=cache_dtype) for _ in layers]
+    wanted = numbers(LOGITS) if mapping.is_last_pp_rank else None
+    dims = {name: Dim(name) for name in (TOKENS, ROWS, STARTS, ROW_BLOCKS, BLOCKS, LOGITS)}
+    by_token, by_row = {0: dims[TOKENS]}, {0: dims[ROWS]}
+    arguments = (
+        tokens, numbers(TOKENS), numbers(TOKENS), numbers(STARTS), numbers(ROWS), numbers(ROWS, ROW_BLOCKS), wanted,
+        caches,
+    )  # fmt: skip
+    shapes = (
+        by_token, by_token, by_token, {0: dims[STARTS]}, by_row, {0: dims[ROWS], 1: dims[ROW_BLOCKS]},
+        None if wanted is None else {0: dims[LOGITS]}, [{0: dims[BLOCKS]}] * len(caches),
+    )  # fmt: skip
+    return arguments, shapes
+
+
 def _name_tensors(graph: ir.Graph, io: tuple[TensorSpec, ...]) -> None:
     """Give inputs and outputs their names and dimensions, and everything between names that tell its module."""
     seen: Counter[str] = Counter()
     for node in graph:
         scope = "/".join(part for part in _scopes(node)[-2:-1] if part)  # the module; the last scope is the op itself
-        base = f"{scope}/{node.op_type}" if scope else node.op_type
+        base = node_name(scope, node.op_type)
         seen[base] += 1
         node.name = base if seen[base] == 1 else f"{base}_{seen[base]}"
         for position, output in enumerate(node.outputs):
@@ -278,7 +363,7 @@ def _name_tensors(graph: ir.Graph, io: tuple[TensorSpec, ...]) -> None:
         value.dtype = ir.DataType[_ONNX_NAMES.get(spec.dtype, spec.dtype.upper())]
 
 
-_ONNX_NAMES = {"float32": "FLOAT"}
+_ONNX_NAMES = {"float32": "FLOAT", "float8_e4m3fn": "FLOAT8E4M3FN"}
 
 
 def _scopes(node: ir.Node) -> list[str]:
@@ -312,12 +397,17 @@ def _initializers(decoder: Decoder, quantized: dict[str, Linear], dtype: torch.d
     found: dict[str, Initializer] = {}
     for name, parameter in decoder.named_parameters():
         if name.rpartition(".")[0] not in quantized or name.endswith(".bias"):
-            found[name] = from_checkpoint(name, tuple(parameter.shape), dtype)
+            found[name] = from_checkpoint(name, tuple(parameter.shape), _kept(name, dtype))
     for module, linear in quantized.items():
         found |= quantized_initializers(module, linear, dtype)
     for name, table in decoder.rotary_tables().items():
-        found[name] = constant(table.to(dtype))
+        found[name] = constant(table.to(_kept(name, dtype)))
     return found
+
+
+def _kept(name: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the type that the tensor `name` has in a network computed in `dtype`."""
+    return torch.float32 if name.rpartition(".")[2] in FLOAT32_TENSORS else dtype
 
 
 def _declare(graph: ir.Graph, initializers: dict[str, Initializer]) -> None:

@@ -46,7 +46,18 @@ def assign_tensors(decoder: nn.Module, tensors: Mapping[str, torch.Tensor]) -> N
             module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
 
 
+FLOAT32_TENSORS = ("kv_cache_scaling_factor", "kv_unit_scale")
+"""Last parts of the names of tensors that keep float32 whatever is computed in: steps of a cache."""
+
+
 def cast_floats(decoder: nn.Module, dtype: torch.dtype) -> None:
-    """Turn every floating parameter and table into `dtype`; packed integers stay."""
+    """Turn every floating parameter and table into `dtype`; packed integers and steps of a cache stay."""
     named = [*decoder.named_parameters(), *decoder.named_buffers()]
-    assign_tensors(decoder, {name: value.to(dtype) for name, value in named if value.is_floating_point()})
+    assign_tensors(
+        decoder,
+        {
+            name: value.to(dtype)
+            for name, value in named
+            if value.is_floating_point() and name.rpartition(".")[2] not in FLOAT32_TENSORS
+        },
+    )

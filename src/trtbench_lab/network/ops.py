@@ -64,7 +64,9 @@ def merge_heads(x: torch.Tensor) -> torch.Tensor:
 
 
 def select_tokens(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Rows of x (B, T, width) at indices (B, K) → (B, K, width)."""
+    """Rows of x (B, T, width) at indices (B, K) → (B, K, width); packed: x (N, width), indices (K,) → (K, width)."""
+    if indices.ndim == 1:
+        return x.index_select(0, indices)
     if torch.compiler.is_exporting():
         return torch.ops.trtbench.select_tokens(x, indices)
     return x.gather(1, indices[:, :, None].expand(-1, -1, x.shape[-1]))

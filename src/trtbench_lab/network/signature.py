@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..specs import Mapping, ModelConfig
+    from ..specs import Mapping, ModelConfig, PluginConfig
 
 BATCH, LENGTH, LOGITS, CAPACITY = "batch", "length", "num_logits", "capacity"
 TOKENS, ROWS, STARTS = "num_tokens", "num_rows", "num_rows_and_end"
@@ -78,6 +78,35 @@ def signature(
             inputs.append(TensorSpec(past, "input", compute_dtype, cache))
             outputs.append(TensorSpec(f"present_{kind}_{layer}", "output", compute_dtype, cache, aliases=past))
     return (*inputs, *outputs)
+
+
+@dataclass(frozen=True)
+class PagedForm:
+    """How an engine's cache is paged.
+
+    Attributes
+    ----------
+    tokens_per_block
+        Tokens a block of the pool holds.
+    cache_dtype
+        Element type of a quantized pool, ``"int8"`` or ``"float8_e4m3fn"``; None for the computation's type.
+    splits
+        0 makes one attention node that takes prompts and single tokens. A number makes nodes for decode steps (one new
+        token a row), which divide the keys of a row over so many programs and combine the parts.
+    """
+
+    tokens_per_block: int
+    cache_dtype: str | None = None
+    splits: int = 0
+
+    @classmethod
+    def of(cls, config: ModelConfig, plugins: PluginConfig, *, splits: int = 0) -> PagedForm | None:
+        """Return the form of an engine with these (resolved) options, None where its cache is not paged."""
+        if not (plugins.paged_kv_cache and plugins.enabled("gpt_attention_plugin")):
+            return None
+        algo = config.quantization.kv_cache_quant_algo
+        dtype = None if algo is None else {"INT8": "int8", "FP8": "float8_e4m3fn"}[algo.value]
+        return cls(plugins.tokens_per_block, dtype, splits)
 
 
 def paged_signature(

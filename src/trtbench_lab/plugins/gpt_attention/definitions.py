@@ -1,4 +1,4 @@
-"""The attention plugins: definitions from which the torch ops, kernels, ONNX functions and TensorRT plugins are made."""
+"""The attention plugins: what the torch ops, kernels, ONNX functions and TensorRT plugins are made from."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _update_plugin(rotary: bool) -> Plugin:
     for dtype, cache in _pairs():
         for table in dict.fromkeys((dtype, "float32")) if rotary else ("",):
             types.append((dtype, *[table] * len(tables), *["int32"] * 3, "float32", cache, dtype, cache))
-    attributes = {**_SIZES, "cache_kind": int}
+    attributes: dict[str, type] = {**_SIZES, "cache_kind": int}
     if rotary:
         attributes |= {"rotary_dim": int, "interleaved": int}
     return Plugin(

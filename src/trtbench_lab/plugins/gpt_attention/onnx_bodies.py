@@ -1,7 +1,7 @@
 """Bodies of the attention plugins' ONNX functions, of standard operators only: the portable definition.
 
-They compute in float32, whatever the types of queries and cache. Scores are made against the keys of all rows at once and
-masked to a token's own row, which costs a factor of the batch; it is the form for a reader without the plugin.
+They compute in float32, whatever the types of queries and cache. Scores are made against the keys of all rows at once
+and masked to a token's own row, which costs a factor of the batch; it is the form for a reader without the plugin.
 """
 
 from __future__ import annotations

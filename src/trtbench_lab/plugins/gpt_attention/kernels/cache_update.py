@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .kernels_common import narrow, rotated, store_as
+from .common import narrow, rotated, store_as
 
 
 @triton.jit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .kernels_common import attend, narrow
+from .common import attend, narrow
 
 
 @triton.jit

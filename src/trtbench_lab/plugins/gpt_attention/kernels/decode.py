@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .kernels_common import attend, narrow, rotated, store_as
+from .common import attend, narrow, rotated, store_as
 
 
 @triton.jit

@@ -19,7 +19,7 @@ ROUNDING = tl.constexpr(12582912.0)
 @triton.jit
 def narrow(x, TYPE: tl.constexpr):
     """Round float32 to a type; said outright because Triton's interpreter would cut the bits off instead."""
-    if TYPE == tl.float32:  # noqa: SIM300
+    if TYPE == tl.float32:
         return x
     else:
         return x.to(TYPE, fp_downcast_rounding="rtne")
