@@ -92,8 +92,31 @@ class _Linter:
         known = _known_tensors(graph)
         constants = {tensor.name for tensor in graph.initializer}
         constants |= {output for node in graph.node if node.op_type == "Constant" for output in node.output}
-        site = Site(inputs, outputs, constants, known, self.fixed_capacity)
+        tensors = {tensor.name: tensor for tensor in graph.initializer} | _constant_tensors(graph.node)
+        opset = next((one.version for one in self.model.opset_import if one.domain in ("", "ai.onnx")), OPSETS.stop - 1)
+        site = Site(inputs, outputs, constants, known, self.fixed_capacity, tensors, opset)
+        yield from self._types(graph)
+        yield from self._function_names()
         yield from self._nodes(graph.node, site, depth=0)
+
+    def _types(self, graph: onnx.GraphProto) -> Iterator[Finding]:
+        for value in [*graph.input, *graph.output]:
+            yield from rules.check_type(value.name, value.type.tensor_type.elem_type)
+        for tensor in graph.initializer:
+            yield from rules.check_type(tensor.name, tensor.data_type)
+
+    def _function_names(self) -> Iterator[Finding]:
+        """The parser finds functions by name alone: of two with one name it takes either."""
+        seen: dict[str, str] = {}
+        for function in self.model.functions:
+            if function.name in seen:
+                yield Finding(
+                    "functions",
+                    function.name,
+                    f"{seen[function.name]} and {function.domain} both have a function of this name",
+                    "Give each its own name: the parser ignores domains and overloads.",
+                )
+            seen.setdefault(function.name, function.domain)
 
     def _names(self, graph: onnx.GraphProto) -> Iterator[Finding]:
         for value in graph.output:
@@ -110,7 +133,7 @@ class _Linter:
         for node in nodes:
             as_plugin = any(attribute.name == "plugin_namespace" for attribute in node.attribute)
             if as_plugin:
-                yield from rules.check_plugin_attributes(node)
+                yield from rules.check_plugin(node)
                 continue
             yield from rules.check_node(node, site)
             builtin = node.op_type in TENSORRT_OPS or _is_standard(node.op_type)
@@ -154,7 +177,9 @@ class _Linter:
         known = {formal: site.known[name] for formal, name in actual.items() if name in site.known}
         constants = {formal for formal, name in actual.items() if name in site.constants}
         constants |= {output for inner in function.node if inner.op_type == "Constant" for output in inner.output}
-        inner = Site(set(), set(), constants, known, self.fixed_capacity)
+        tensors = {formal: site.tensors[name] for formal, name in actual.items() if name in site.tensors}
+        tensors |= _constant_tensors(function.node)
+        inner = Site(set(), set(), constants, known, self.fixed_capacity, tensors, site.opset)
         for finding in self._nodes(function.node, inner, depth=depth + 1):
             yield Finding(finding.rule, f"{node.name} ({node.op_type})", finding.message, finding.remedy)
 
@@ -171,6 +196,16 @@ def _known_tensors(graph: onnx.GraphProto) -> Mapping[str, TensorInfo]:
     for initializer in graph.initializer:
         known[initializer.name] = TensorInfo(initializer.data_type, tuple(initializer.dims))
     return known
+
+
+def _constant_tensors(nodes: Iterable[onnx.NodeProto]) -> dict[str, onnx.TensorProto]:
+    """Contents of Constant nodes that hold a tensor."""
+    found = {}
+    for node in nodes:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                found[node.output[0]] = attribute.t
+    return found
 
 
 def _is_standard(op_type: str) -> bool:
