@@ -1,4 +1,4 @@
-"""Files with one fault each, for every rule of the parser that the others do not cover: each is found, and nothing else."""
+"""Files with one fault each, for every rule that the others do not cover: each is found."""
 
 from __future__ import annotations
 
