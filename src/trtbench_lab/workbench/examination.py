@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..doctor import DoctorReport, examine
 from ..progress import ProgressSink
 from ..specs.requests import DoctorSpec
 
+if TYPE_CHECKING:
+    from ..doctor.conformance import ConformanceReport
 
-def doctor(spec: DoctorSpec, *, progress: ProgressSink | None = None) -> DoctorReport:
-    """Return what this machine has, what is missing, and what to do about it; nothing is stored."""
+
+def doctor(spec: DoctorSpec, *, progress: ProgressSink | None = None) -> DoctorReport | ConformanceReport:
+    """Return what this machine has, what is missing, and what to do about it.
+
+    With `conformance`, return instead what TensorRT passes here; verdicts and a bundle for bug reports are kept.
+    """
+    if spec.conformance or spec.conformance_features is not None:
+        from ..doctor.conformance import run_conformance
+
+        return run_conformance(spec.conformance_features, bundle_dir=spec.bundle_dir, progress=progress)
     return examine(backend=spec.backend)

@@ -1,15 +1,11 @@
 """Flags that people bring from other tools and that have no field of their own here."""
 
 from .building import BUILD
-from .entry import Legacy, LegacyTable, refused
+from .entry import Legacy, LegacyTable
 from .making import MAKING
 from .running import BENCH_WORDS, RUNNING
 
-_DOCTOR: LegacyTable = refused(
-    "The conformance run needs the TensorRT backend, which is not available in this version.", 0, "--conformance"
-)
-
-LEGACY: dict[str, LegacyTable] = {**MAKING, "build": BUILD, **RUNNING, "history": {}, "doctor": _DOCTOR}
+LEGACY: dict[str, LegacyTable] = {**MAKING, "build": BUILD, **RUNNING, "history": {}, "explore": {}, "lint": {}, "doctor": {}}
 """Verb → flags, spelled with underscores."""
 
 ENVIRONMENT: dict[str, dict[str, str]] = {"download": {"HF_ENDPOINT": "mirror", "HF_TOKEN": "token"}}

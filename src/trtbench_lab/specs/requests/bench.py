@@ -18,7 +18,7 @@ from .shared import (
 
 RESULT_KINDS = (
     *("download", "convert", "quantize", "build", "run", "compare", "summarize"),
-    *("bench", "serving", "perplexity"),
+    *("bench", "serving", "perplexity", "explore", "explore_pair"),
 )
 
 
@@ -77,4 +77,26 @@ class DoctorSpec(Spec):
 
     backend: str | None = option(
         default=None, help="Only this backend; none means all.", choices=BACKENDS[1:], positional=0, group="doctor"
+    )
+    conformance: bool = option(
+        default=False,
+        help="Try TensorRT feature by feature on this GPU against a float32 reference, and keep the verdicts.",
+        since="0.2",
+        group="conformance",
+        effect="Takes about half an hour; later builds refuse what failed.",
+    )
+    conformance_features: tuple[str, ...] | None = option(
+        default=None,
+        help="Try only these features or groups, for example native_attention/float16; none means all.",
+        nargs="+",
+        metavar="NAME",
+        since="0.2",
+        group="conformance",
+    )
+    bundle_dir: str | None = option(
+        default=None,
+        help="Folder for the zip file to attach to a bug report; none means the current one.",
+        metavar="DIR",
+        since="0.2",
+        group="conformance",
     )
