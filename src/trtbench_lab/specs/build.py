@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .coerce import Unfit
@@ -38,6 +39,19 @@ def _buckets(help: str, *, unit: str, effect: str) -> Any:
     )
 
 
+_MEMORY_BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(GiB|MiB|GB|MB|B)?")
+
+
+def memory_budget(text: str) -> str:
+    """Return a share of memory (``"0.9"``) or an amount (``"20GiB"``, ``"512MiB"``) in one spelling, or raise `Unfit`."""
+    found = _MEMORY_BUDGET.fullmatch(text.strip())
+    if found is None or float(found[1]) <= 0 or (found[2] is None and float(found[1]) > 1):
+        raise Unfit(
+            f"cannot be {text!r}", "Give a share above 0 and up to 1, such as 0.9, or an amount such as 20GiB or 512MiB."
+        )
+    return f"{found[1]}{found[2] or ''}"
+
+
 class BuildConfig(Spec):
     """Limits and options of one build; the ``build_config`` table of an engine folder."""
 
@@ -67,6 +81,16 @@ class BuildConfig(Spec):
         unit="tokens",
         group="limits",
         effect="Bounds the memory of the prompt phase.",
+    )
+    kv_cache_memory: str = option(
+        default="0.9",
+        help="Most memory of the paged K/V cache: a share of what is free on the GPU, or an amount such as 20GiB.",
+        parse=memory_budget,
+        flags=("--kv_cache_free_gpu_memory_fraction", "--kv_cache_free_gpu_mem_fraction"),
+        metavar="SHARE|SIZE",
+        since="0.2",
+        group="limits",
+        effect="Never more is taken than max_batch_size sequences of max_seq_len need.",
     )
     max_prompt_embedding_table_size: int = option(
         default=0,
