@@ -3,8 +3,8 @@
     python benchmarks/row_plugins_gpu.py
 
 Each kernel is captured some times over rotating buffers in one CUDA graph, whose replays are timed. The floor is the
-bytes that a call must read and write over the rate of a simple copying kernel measured in the same run. Beside it stands
-the plugin's reference, which is the same operation in torch's own ops, captured the same way.
+bytes that a call must read and write over the rate of a simple copying kernel measured in the same run. Beside it
+stands the plugin's reference, which is the same operation in torch's own ops, captured the same way.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trtbench_lab.plugins.frame import Call, CompiledKernel, Operand, Plugin, compile_kernel, function_source
-from trtbench_lab.plugins.frame.onnx_form import FUNCTION_VERSION, OPSET, node_attributes
+from trtbench_lab.plugins.frame import Call, CompiledKernel, Operand, Plugin, compile_kernel, one_node_model
 
 Results = tuple[torch.Tensor, ...]
 
@@ -52,29 +51,7 @@ def by_onnx_function(plugin: Plugin, tensors: Sequence[torch.Tensor], attributes
     import onnxruntime
 
     operands = [Operand(tuple(one.shape), str(one.dtype).removeprefix("torch.")) for one in tensors]
-    results = plugin.signature(operands, attributes)
-    kinds = [onnx.helper.np_dtype_to_tensor_dtype(np.dtype(one.dtype)) for one in (*operands, *results)]
-    made = [f"{name}_out" for name in plugin.outputs]  # an aliased output has its input's name
-    values = [
-        onnx.helper.make_tensor_value_info(name, kind, one.shape)
-        for name, kind, one in zip((*plugin.inputs, *made), kinds, (*operands, *results), strict=True)
-    ]
-    domain = plugin.id.partition("::")[0]
-    node = onnx.helper.make_node(
-        plugin.op_type,
-        list(plugin.inputs),
-        made,
-        domain=domain,
-        **dict(zip(plugin.attributes, plugin.ordered(attributes), strict=True)),
-        **node_attributes(plugin),
-    )
-    graph = onnx.helper.make_graph([node], "call", values[: len(operands)], values[len(operands) :])
-    model = onnx.helper.make_model(
-        graph,
-        opset_imports=[onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(domain, FUNCTION_VERSION)],
-        functions=[onnx.parser.parse_function(function_source(plugin))],
-        ir_version=11,
-    )
+    model = one_node_model(plugin, operands, attributes)
     onnx.checker.check_model(model)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {name: tensor.numpy() for name, tensor in zip(plugin.inputs, tensors, strict=True)}

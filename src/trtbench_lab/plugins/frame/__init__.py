@@ -2,7 +2,7 @@
 
 from .call import Attributes, Call, Launch, Operand
 from .compile import CompiledKernel, compile_kernel
-from .onnx_form import function_source
+from .onnx_form import function_source, one_node_model
 from .plugin import NAMESPACE, Plugin
 from .sizes import cdiv, maximum, minimum, power_of_two, product
 from .tensorrt_form import register_plugins
@@ -20,6 +20,7 @@ __all__ = [
     "function_source",
     "maximum",
     "minimum",
+    "one_node_model",
     "power_of_two",
     "product",
     "register_plugins",

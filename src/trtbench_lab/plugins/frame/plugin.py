@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -44,7 +44,7 @@ class Plugin:
     plan
         ``plan(call)`` → the launch.
     kernels
-        Name of the module in `plugins.kernels`.
+        Name of a module in `plugins.kernels`, full name of another module, or a mapping of names to Triton functions.
     onnx_body
         Lines of the ONNX function's body, of standard ops; ``@name`` refers to an attribute.
     switches
@@ -68,7 +68,7 @@ class Plugin:
     reference: Callable[..., Any]
     results: Callable[[Sequence[Operand], Attributes], tuple[Operand, ...]]
     plan: Callable[[Call], Launch]
-    kernels: str
+    kernels: str | Mapping[str, Any]
     onnx_body: str
     switches: tuple[str, ...]
     replaces: str
