@@ -30,7 +30,7 @@ _REDRAW_S = 0.2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return the exit code: 0 done, 1 failed, 2 not understood, 130 interrupted."""
+    """Run one command line and return the exit code: 0 done, 1 failed or found fault, 2 not understood, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _main(words)
@@ -98,7 +98,7 @@ def _run(verb: str, spec: Any, flags: set[str], quiet: bool) -> int:
     if streams:
         print()
     print(_shown(result, as_json="--json" in flags))
-    return OK
+    return int(getattr(result, "exit_code", OK))
 
 
 def _face_flags(words: list[str]) -> tuple[set[str], list[str]]:

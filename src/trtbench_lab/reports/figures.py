@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING
 from ..benchmark.result import BenchResult
 from ..evaluation.compare_result import CompareResult
 from ..evaluation.summarize_result import SummarizeResult
+from ..explore.result import ExplorationPair, ExploreResult
 from ..results import Result
 from .comparison import comparison_view
 from .latency import itl_over_position, latency_distribution
+from .layers import (
+    engines_by_module,
+    figures_of_exploration,
+    memory_by_module,
+    precision_map,
+    roofline,
+    time_by_module,
+    time_by_type,
+)
 from .memory import compare_memory, memory
 from .sides import compare_speed, rouge_bars, summarize_speed
 from .throughput import side_by_side, throughput_over_batch
@@ -23,15 +33,22 @@ __all__ = [
     "compare_memory",
     "compare_speed",
     "comparison_view",
+    "engines_by_module",
     "figures_for",
+    "figures_of_exploration",
     "itl_over_position",
     "latency_distribution",
     "memory",
+    "memory_by_module",
+    "precision_map",
     "quantization_tradeoff",
+    "roofline",
     "rouge_bars",
     "side_by_side",
     "summarize_speed",
     "throughput_over_batch",
+    "time_by_module",
+    "time_by_type",
 ]
 
 
@@ -50,4 +67,8 @@ def figures_for(result: Result, *, theme: str = "auto") -> list[go.Figure]:
         ]
     if isinstance(result, SummarizeResult):
         return [rouge_bars(result, theme=theme), summarize_speed(result, theme=theme)]
+    if isinstance(result, ExploreResult):
+        return figures_of_exploration(result, theme=theme)
+    if isinstance(result, ExplorationPair):
+        return [engines_by_module(result, theme=theme)]
     return []

@@ -42,6 +42,13 @@ class Untitled:
     result: Result
 
 
+@dataclass(frozen=True)
+class Folded:
+    """A long table that a reader unfolds."""
+
+    table: Table
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A titled part of a report.
@@ -49,7 +56,7 @@ class Section:
     Attributes
     ----------
     items
-        In order: text (a paragraph), `Code`, `Table`, a `Result` (its tables and the definitions of its metrics), a
+        In order: text (a paragraph), `Code`, `Table`, `Folded`, a `Result` (its tables and the definitions of its metrics), a
         Plotly figure, or any object with a ``_repr_html_``.
     """
 
@@ -93,6 +100,8 @@ def item_html(item: Any, figure_id: str) -> str:
         return f"<pre>{_text(item.text)}</pre>"
     if isinstance(item, Table):
         return table_html(item)
+    if isinstance(item, Folded):
+        return _folded(item.table)
     if isinstance(item, Untitled):
         return result_html(item.result, titled=False)
     if isinstance(item, Result):

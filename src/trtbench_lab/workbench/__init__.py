@@ -27,10 +27,25 @@ _MODULES = {
     "compare": "comparison",
     "summarize": "scoring",
     "bench": "measurement",
+    "explore": "exploration",
+    "lint": "linting",
     "history": "listing",
 }
 
-__all__ = ["bench", "build", "compare", "convert", "doctor", "download", "history", "quantize", "run", "summarize"]
+__all__ = [
+    "bench",
+    "build",
+    "compare",
+    "convert",
+    "doctor",
+    "download",
+    "explore",
+    "history",
+    "lint",
+    "quantize",
+    "run",
+    "summarize",
+]
 
 
 def verb(name: str) -> Any:

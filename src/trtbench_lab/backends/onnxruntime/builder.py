@@ -99,18 +99,38 @@ class OnnxRuntimeBuilder:
             executor.close()
 
     def load(
-        self, engine_dir: Path, rank: int, engine_config: EngineDescription, *, device: str | None = None
+        self,
+        engine_dir: Path,
+        rank: int,
+        engine_config: EngineDescription,
+        *,
+        device: str | None = None,
+        profile_prefix: str | None = None,
     ) -> OnnxRuntimeExecutor:
-        """Load the engine; `device` may be None or ``"cpu"``."""
+        """Load the engine; `device` may be None or ``"cpu"``.
+
+        With `profile_prefix` every run is recorded, until `OnnxRuntimeExecutor.end_profiling`, into files whose names
+        begin so.
+        """
         if device not in (None, "cpu"):
             raise EngineError(
                 f"An onnxruntime engine runs on the CPU, not on {device!r}.",
                 where="device",
                 remedy="Leave device out, or build the engine with the torch backend.",
             )
-        return self._load(engine_dir, rank, engine_config.pretrained_config, engine_config.build_config)
+        return self._load(
+            engine_dir, rank, engine_config.pretrained_config, engine_config.build_config, profile_prefix=profile_prefix
+        )
 
-    def _load(self, folder: Path, rank: int, config: ModelConfig, build_config: BuildConfig) -> OnnxRuntimeExecutor:
+    def _load(
+        self,
+        folder: Path,
+        rank: int,
+        config: ModelConfig,
+        build_config: BuildConfig,
+        *,
+        profile_prefix: str | None = None,
+    ) -> OnnxRuntimeExecutor:
         paths = [folder / engine_file_name(rank)]
         if has_prompt_network(config, build_config):
             paths.append(prompt_file(folder, rank))
@@ -118,7 +138,13 @@ class OnnxRuntimeBuilder:
             if not path.is_file():
                 raise EngineError("The engine file is missing.", where=str(path), remedy="Build the engine again.")
         sessions = [
-            open_session(path, opt_level=build_config.opt_level, packs_weights=fast(build_config)) for path in paths
+            open_session(
+                path,
+                opt_level=build_config.opt_level,
+                packs_weights=fast(build_config),
+                profile_prefix=None if profile_prefix is None else f"{profile_prefix}-{number}",
+            )
+            for number, path in enumerate(paths)
         ]
         files = [*paths, paths[0].with_name(f"{paths[0].name}.data")]
         return OnnxRuntimeExecutor(
@@ -129,6 +155,7 @@ class OnnxRuntimeBuilder:
             chunks_row_by_row=fuses_attention(config, build_config),
             weights_bytes=sum(path.stat().st_size for path in files if path.is_file()),
             prompt_session=sessions[1] if len(sessions) > 1 else None,
+            network_files=paths,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ class OnnxRuntimeExecutor:
         Size of the weights, for `memory`.
     prompt_session
         A second network of the same model for runs of `MANY_TOKENS` or more; None leaves all to the first.
+    network_files
+        The ONNX files of the sessions, in order.
     """
 
     backend = "onnxruntime"
@@ -49,6 +52,7 @@ class OnnxRuntimeExecutor:
         chunks_row_by_row: bool,
         weights_bytes: int,
         prompt_session: Any | None = None,
+        network_files: Sequence[Path] = (),
     ):
         import numpy as np
 
@@ -56,6 +60,7 @@ class OnnxRuntimeExecutor:
         self.io = tuple(io)
         self.config = config
         self.guards_writes = True
+        self.network_files = tuple(network_files)
         self._sessions: list[Any] = [session] if prompt_session is None else [session, prompt_session]
         self._io_bindings = [each.io_binding() for each in self._sessions]
         self._bindings = Bindings(io, self.device, max_positions=max_positions, vocab_size=config.vocab_size)
@@ -102,6 +107,12 @@ class OnnxRuntimeExecutor:
         """Return the bytes of the weights (pages of the engine's file) and of the caches now bound."""
         cache = sum(tensor.nbytes for name, tensor in self._bindings.tensors.items() if name.startswith("past_"))
         return {"weights_bytes": self._weights_bytes, "cache_bytes": cache}
+
+    def end_profiling(self) -> dict[Path, Path]:
+        """Stop recording, where the engine was loaded with a `profile_prefix`; return network file → profile."""
+        self._check_open()
+        profiles = [Path(session.end_profiling()) for session in self._sessions]
+        return dict(zip(self.network_files, profiles, strict=True))
 
     def close(self) -> None:
         """Free the session and everything bound."""

@@ -94,6 +94,10 @@ class TorchExecutor:
             found["peak_allocated_bytes"] = torch.cuda.max_memory_allocated(self.device)
         return found
 
+    def modules(self) -> Decoder:
+        """Return the decoder that runs, for whoever looks into its modules."""
+        return self._open_decoder()
+
     def close(self) -> None:
         """Free the weights and everything bound."""
         self._decoder = None

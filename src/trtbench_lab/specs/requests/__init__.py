@@ -4,6 +4,7 @@ from ..spec import Spec
 from .bench import BenchSpec, DoctorSpec, HistorySpec
 from .build import BuildSpec
 from .convert import ConvertSpec, DownloadSpec, QuantizeSpec
+from .explore import ExploreSpec, LintSpec
 from .run import CompareSpec, RunSpec, SummarizeSpec
 
 REQUESTS: dict[str, type[Spec]] = {
@@ -16,6 +17,8 @@ REQUESTS: dict[str, type[Spec]] = {
     "compare": CompareSpec,
     "summarize": SummarizeSpec,
     "bench": BenchSpec,
+    "explore": ExploreSpec,
+    "lint": LintSpec,
     "history": HistorySpec,
 }
 """Verb → the spec of its request, in the order of the path through the workbench."""
@@ -28,7 +31,9 @@ __all__ = [
     "ConvertSpec",
     "DoctorSpec",
     "DownloadSpec",
+    "ExploreSpec",
     "HistorySpec",
+    "LintSpec",
     "QuantizeSpec",
     "RunSpec",
     "SummarizeSpec",

@@ -1,0 +1,83 @@
+"""What sort of work a layer does, told from the words that four engines have for it."""
+
+from __future__ import annotations
+
+import re
+
+KINDS = {
+    "matmul": "matrix products: linear layers, the head, and attention's two products where it is not fused",
+    "attention": "attention as one layer",
+    "softmax": "a softmax of its own",
+    "norm": "layer and RMS norms",
+    "embedding": "rows looked up in a table",
+    "rotary": "rotary position embedding",
+    "pointwise": "element by element: sums, products, activations, comparisons",
+    "reduce": "sums, means and maxima along a dimension",
+    "cache": "keys and values written into the cache",
+    "copy": "copies, concatenations, splits and expansions",
+    "layout": "transposes, reformats and reorders: the same numbers elsewhere",
+    "cast": "changes of the element type",
+    "quantize": "quantize and dequantize as layers of their own",
+    "view": "shapes and views: no numbers are touched",
+    "collective": "exchange with other ranks",
+    "plugin": "plugins that tell no more",
+    "fused": "fusions that tell no more",
+    "other": "anything else",
+}
+"""Kind → what belongs to it, in the order in which figures show them."""
+
+# The first pattern that is found in "type name" (small letters) decides. Order matters: attention comes before matmul.
+_PATTERNS: tuple[tuple[str, str], ...] = (
+    ("layout", r"^(reformat|reorder|transpose|shuffle\b.*transpose|aten::(contiguous|permute_copy))|copynode|reformatting"),
+    ("cache", r"kvcacheupdate|kv_cache_update|tensorscatter|scatterelements|scatternd|aten::(scatter_?|index_put_?|index_copy_?)"),
+    ("attention", r"attention|\bf?mha|flash|_mha|fmha|scaled_dot_product"),
+    ("collective", r"distcollective|allreduce|all_reduce|all_gather|reduce_scatter|nccl|\bsend\b|\brecv\b"),
+    ("softmax", r"softmax"),
+    ("norm", r"layernorm|rmsnorm|normalization|simplifiedlayer|rms_norm|layer_norm|\bnorm\b"),
+    ("rotary", r"rotary|rope"),
+    ("quantize", r"quantize|\bq_?dq\b"),
+    ("matmul", r"matmul|gemm|matrixmultiply|aten::(linear|addmm|bmm|mm|einsum|baddbmm)|fullyconnected|fully_connected|xmma|einsum|conv|\bmatvec|weight_only"),
+    ("embedding", r"embedding|gather|lookup|index_select|aten::index\b"),
+    ("cast", r"\bcast(like)?\b|aten::(to|_to_copy|type_as)\b"),
+    ("reduce", r"reduce|aten::(mean|sum|max|amax|argmax)\b|topk|argmax|cumsum|cumulative"),
+    ("view", r"aten::(view|unsqueeze|squeeze|as_strided|t|transpose|reshape|expand|unflatten|flatten|split|chunk|slice|select|detach|alias|item|_local_scalar_dense|size|resolve_conj|permute|split_with_sizes|movedim|narrow)\b"
+             r"|^(shape|size|reshape|flatten|squeeze|unsqueeze|constant|noop|shape_call|constantofshape|castlike)\b|^shuffle\b"),
+    ("copy", r"^(concat|concatenation|copy|identity|slice|split|expand|tile|pad)\b|aten::(cat|copy_|clone|stack|repeat|repeat_interleave|fill_|zero_|zeros|ones|full|empty\w*|new_\w+|arange|constant_pad_nd|pad)\b|memcpy|^range\b"),
+    ("pointwise", r"pointwise|pointwisev2|elementwise|unary|activation|\b(add|mul|sub|div|neg|pow|sqrt|rsqrt|exp|erf|tanh|sigmoid|relu|gelu|fastgelu|biasgelu|quickgelu|silu|swish|swiglu|where|clip|min|max|abs|and|or|not|less|lessorequal|greater|greaterorequal|equal|reciprocal|cos|sin|square|le|lt|ge|gt|eq|ne|clamp\w*|masked_fill_?|logical_\w+|bitwise_\w+|select|result_type)_?\b|kgen"),
+    ("plugin", r"plugin"),
+    ("fused", r"foreignnode|myelin|__myl|fusion"),
+)  # fmt: skip
+_COMPILED = tuple((kind, re.compile(pattern)) for kind, pattern in _PATTERNS)
+# TensorRT's words for fused kernels tell little; the operators in the name or in the nodes tell more.
+_VAGUE = re.compile(r"^(kgen|myelin|foreignnode|fusion|plugin\w*|pointwise\w*|shape_call|)$", re.IGNORECASE)
+_MADE_OF = ("attention", "matmul", "softmax", "norm", "cache", "rotary", "embedding", "quantize")
+
+
+def kind_of(type_: str, name: str = "", nodes: tuple[str, ...] = ()) -> str:
+    """Return the kind of a layer.
+
+    Parameters
+    ----------
+    type_, name
+        In the engine's words.
+    nodes
+        Nodes of ours that it is made of: where the type tells little, the heaviest of them decides.
+    """
+    operators = [node.rpartition("/")[2] for node in nodes]
+    if not _VAGUE.match(type_.strip()):
+        found = _first(type_)
+        if found is not None:
+            return found
+    of_parts = [kind for operator in operators if (kind := _first(re.sub(r"_\d+$", "", operator))) is not None]
+    for kind in _MADE_OF:
+        if kind in of_parts:
+            return kind
+    return (of_parts[0] if of_parts else None) or _first(name) or _first(type_) or "other"
+
+
+def _first(text: str) -> str | None:
+    folded = text.casefold()
+    for kind, pattern in _COMPILED:
+        if pattern.search(folded):
+            return kind
+    return None

@@ -1,0 +1,359 @@
+"""From an engine folder, a live executor or a saved file to one exploration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..backends.protocol import engine_file_name
+from ..errors import EngineError, RequestError
+from ..progress import ProgressSink, phase
+from .patterns import slow_patterns
+from .reading import Reading, read_json, unknown_form
+from .recording.workload import DECODE, PROMPT, Step
+from .result import Ceilings, ExploreResult
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+INPUT_LENGTH, NUM_RUNS, WARM_UP = 64, 20, 3
+
+
+def explore(
+    source: Any,
+    *,
+    rank: int = 0,
+    phase_name: str = DECODE,
+    batch_size: int = 1,
+    input_length: int = INPUT_LENGTH,
+    times: Path | str | None = None,
+    ceilings: Ceilings | None = None,
+    name: str | None = None,
+) -> ExploreResult:
+    """Look into an engine or a saved file without running anything.
+
+    Parameters
+    ----------
+    source
+        An engine folder (or `Engine`) of any backend; a live executor; an ONNX file; TensorRT's inspector JSON; layer
+        times of TensorRT; an ONNX Runtime profile; a torch profiler trace.
+    rank
+        Which rank of an engine.
+    phase_name, batch_size, input_length
+        The step whose sizes and work are counted where shapes are dynamic.
+    times
+        For an inspector JSON: a file with layer times of the same engine.
+    ceilings
+        Of the machine that the numbers come from, for the roofline.
+    name
+        Label of the result.
+
+    Raises
+    ------
+    EngineError
+        When the source cannot be read.
+    """
+    step = Step(phase_name, batch_size, input_length)
+    executor = _as_executor(source)
+    if executor is not None:
+        return _result(_from_executor(executor, step), "a live executor", None, name=name, ceilings=ceilings)
+    engine = _as_engine(source)
+    if engine is None:
+        path = Path(source).expanduser()
+        reading = _from_file(path, times)
+        return _result(reading, str(path), None, name=name, ceilings=ceilings)
+    reading = _from_folder(engine, rank, step)
+    return _result(reading, str(engine.directory), engine.name, name=name, ceilings=ceilings)
+
+
+def profile(
+    source: Any,
+    *,
+    rank: int = 0,
+    phase_name: str = DECODE,
+    batch_size: int = 1,
+    input_length: int = INPUT_LENGTH,
+    num_runs: int = NUM_RUNS,
+    warm_up: int = WARM_UP,
+    trace: Path | str | None = None,
+    name: str | None = None,
+    progress: ProgressSink | None = None,
+) -> ExploreResult:
+    """Run an engine under its backend's profiler and return its layers with their times.
+
+    Parameters
+    ----------
+    source
+        An engine folder, an `Engine`, or a live executor of the torch or tensorrt backend.
+    rank, phase_name, batch_size, input_length
+        What is run: one new token a row after `input_length` others (``"decode"``), or a prompt of that length.
+    num_runs, warm_up
+        Recorded runs, and runs before them.
+    trace
+        File to keep what the profiler wrote.
+    name
+        Label of the result.
+
+    Raises
+    ------
+    EngineError
+        When the source is no engine, or cannot run here.
+    RequestError
+        For a step outside of the engine's limits.
+    """
+    step = Step(phase_name, batch_size, input_length)
+    kept = Path(trace).expanduser() if trace is not None else None
+    executor = _as_executor(source)
+    if executor is not None:
+        with phase("profile", progress):
+            reading, run_ms = _recorded(executor, step, num_runs, warm_up, kept)
+        where, label, device = "a live executor", None, executor.device
+    else:
+        engine = _as_engine(source)
+        if engine is None:
+            raise EngineError(
+                "Only an engine can be run, and this is a file.",
+                where=str(source),
+                remedy="Leave --profile out to look at the file, or name an engine folder.",
+            )
+        _check_limits(engine, step)
+        where, label = str(engine.directory), engine.name
+        with phase("profile", progress):
+            reading, run_ms, device = _record_engine(engine, rank, step, num_runs, warm_up, kept)
+    with phase("measure the machine's ceilings", progress):
+        from .ceilings import measured_ceilings
+
+        ceilings = measured_ceilings(device, _main_dtype(reading))
+    return _result(reading, where, label, name=name, ceilings=ceilings, step=step, run_ms=run_ms)
+
+
+def _result(
+    reading: Reading,
+    source: str,
+    model: str | None,
+    *,
+    name: str | None,
+    ceilings: Ceilings | None,
+    step: Step | None = None,
+    run_ms: tuple[float, ...] = (),
+) -> ExploreResult:
+    return ExploreResult(
+        backend=reading.backend,
+        model=model,
+        name=name,
+        source=source,
+        form=reading.form,
+        layers=reading.layers,
+        io=reading.io,
+        phase=step.phase if step else reading.phase,
+        batch_size=step.batch_size if step else reading.batch_size,
+        input_length=step.input_length if step else reading.input_length,
+        run_ms=run_ms,
+        ceilings=ceilings or Ceilings(),
+        patterns=slow_patterns(reading.layers),
+        notes=list(reading.notes),
+    )
+
+
+# ---- what a source is ----------------------------------------------------------------------------------------------
+
+
+def _as_executor(source: Any) -> Any | None:
+    """Return the executor that `source` is or holds (a `ModelRunner` has one), else None."""
+    if isinstance(source, str | Path):
+        return None
+    for candidate in (source, getattr(source, "executor", None)):
+        if candidate is not None and hasattr(candidate, "io") and callable(getattr(candidate, "bind", None)):
+            return candidate
+    return None
+
+
+def _as_engine(source: Any) -> Engine | None:
+    from ..engine import Engine
+
+    if isinstance(source, Engine):
+        return source
+    path = Path(source).expanduser()
+    if path.is_dir():
+        # Versions and machine are asked about where the engine is run, not where it is looked at.
+        return Engine.from_dir(path, verify=False)
+    if path.suffix == ".engine" and (path.parent / "config.json").is_file():
+        raise EngineError(
+            "This is one file of an engine folder.", where=str(path), remedy=f"Name the folder: {str(path.parent)!r}."
+        )
+    if not path.exists():
+        raise EngineError(
+            "There is no such engine folder or file.", where=str(path), remedy="Check the path, or build the engine."
+        )
+    return None
+
+
+def _from_file(path: Path, times: Path | str | None) -> Reading:
+    if path.suffix == ".onnx":
+        from .readers.onnx_graph import read_onnx
+
+        return read_onnx(path, backend="none: a network, not an engine")
+    from .readers import onnxruntime_profile, tensorrt_json, torch_trace
+
+    content = read_json(path)
+    where = str(path)
+    if tensorrt_json.is_inspector(content):
+        found = None
+        if times is not None:
+            found = tensorrt_json.read_times(read_json(Path(times).expanduser()), str(times))
+        return tensorrt_json.read_inspector(content, where, found)
+    if torch_trace.is_trace(content):
+        return torch_trace.read_trace(content, where)
+    if tensorrt_json.is_times(content):
+        return tensorrt_json.read_only_times(content, where)
+    if onnxruntime_profile.is_profile(content):
+        return onnxruntime_profile.read_profile(content, where)
+    raise unknown_form(where)
+
+
+def _from_folder(engine: Engine, rank: int, step: Step) -> Reading:
+    from ..engine.verify import check_rank
+
+    check_rank(engine.config, rank, str(engine.directory))
+    path = engine.directory / engine_file_name(rank)
+    if engine.config.backend == "onnxruntime":
+        from .readers.onnx_graph import read_onnx
+
+        return read_onnx(path, sizes=step.sizes(tokens_per_block=_tokens_per_block(engine)))
+    if engine.config.backend == "torch":
+        return _torch_modules(engine, rank, path)
+    saved = _saved_inspection(engine, rank)
+    if saved is not None:
+        return saved
+    return _from_executor(engine.executor(rank), step)
+
+
+def _torch_modules(engine: Engine, rank: int, path: Path) -> Reading:
+    import torch
+
+    from ..backends.torch.engine_file import engine_decoder, layout_of
+    from ..network.decoder import Decoder
+    from .readers.torch_modules import read_modules
+
+    config = engine.config.pretrained_config
+    config = config.replace(mapping=config.mapping.with_rank(rank))
+    try:
+        decoder = engine_decoder(config, layout_of(path))
+    except EngineError:  # an engine laid out for a GPU's kernels: the same modules, from its configuration
+        with torch.device("meta"):
+            decoder = Decoder(config, config.mapping)
+    return read_modules(decoder)
+
+
+def _saved_inspection(engine: Engine, rank: int) -> Reading | None:
+    """Read what was saved beside a plan: the inspector's JSON, and a layer profile where there is one."""
+    from .readers.tensorrt_json import read_inspector, read_times
+
+    stem = engine_file_name(rank).removesuffix(".engine")
+    found = sorted(engine.directory.glob(f"{stem}*.inspector.json"))
+    if not found:
+        return None
+    profile_file = found[0].with_name(found[0].name.replace(".inspector.json", ".profile.json"))
+    times: Mapping[str, Any] | None = None
+    if profile_file.is_file():
+        times = read_times(read_json(profile_file), str(profile_file))
+    return read_inspector(read_json(found[0]), str(found[0]), times)
+
+
+def _from_executor(executor: Any, step: Step) -> Reading:
+    if executor.backend == "tensorrt":
+        from .recording.tensorrt import inspect_tensorrt
+
+        return inspect_tensorrt(executor)
+    if executor.backend == "torch":
+        from .readers.torch_modules import read_modules
+
+        return read_modules(executor.modules())
+    from .readers.onnx_graph import read_onnx
+
+    return read_onnx(executor.network_files[0], sizes=step.sizes())
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+
+def _record_engine(
+    engine: Engine, rank: int, step: Step, num_runs: int, warm_up: int, trace: Path | None
+) -> tuple[Reading, tuple[float, ...], Any]:
+    if engine.config.backend == "onnxruntime":
+        from .recording.onnxruntime import record_onnxruntime
+
+        reading, run_ms = record_onnxruntime(engine, step, num_runs=num_runs, warm_up=warm_up, trace=trace)
+        return reading, run_ms, "cpu"
+    executor = engine.executor(rank)
+    try:
+        reading, run_ms = _recorded(executor, step, num_runs, warm_up, trace)
+    finally:
+        device = executor.device
+        executor.close()
+    return reading, run_ms, device
+
+
+def _recorded(
+    executor: Any, step: Step, num_runs: int, warm_up: int, trace: Path | None
+) -> tuple[Reading, tuple[float, ...]]:
+    if executor.backend == "torch":
+        from .recording.torch import record_torch
+
+        return record_torch(executor, step, num_runs=num_runs, warm_up=warm_up, trace=trace)
+    if executor.backend == "tensorrt":
+        from .recording.tensorrt import record_tensorrt
+
+        return record_tensorrt(executor, step, num_runs=num_runs, warm_up=warm_up, trace=trace)
+    raise EngineError(
+        "ONNX Runtime records only what was loaded with its profiler on.",
+        where=executor.backend,
+        remedy="Profile the engine folder: trtbench explore ENGINE --profile.",
+    )
+
+
+def _check_limits(engine: Engine, step: Step) -> None:
+    config, build = engine.config.pretrained_config, engine.config.build_config
+    if config.mapping.tp_size > 1:
+        raise RequestError(
+            f"The engine is split over {config.mapping.tp_size} ranks, which must run together; one cannot be profiled alone.",
+            where=str(engine.directory),
+            remedy="Leave --profile out to look at one rank, or profile an engine of one rank.",
+        )
+    if step.batch_size > build.max_batch_size:
+        raise RequestError(
+            f"batch_size is {step.batch_size}, and the engine takes at most {build.max_batch_size} rows.",
+            where="batch_size",
+            remedy="Choose fewer rows, or build with a larger --max_batch_size.",
+        )
+    most = build.resolved_max_seq_len(config)
+    if step.past + step.new > most:
+        longest = most - 1 if step.phase == DECODE else most
+        raise RequestError(
+            f"input_length is {step.input_length}, and a {step.phase} step of this engine reaches {longest} tokens.",
+            where="input_length",
+            remedy=f"Choose at most {longest}, or build with a larger --max_seq_len.",
+        )
+
+
+def _tokens_per_block(engine: Engine) -> int:
+    found = getattr(engine.config.build_config.plugin_config, "tokens_per_block", None)
+    return found if isinstance(found, int) and found > 0 else 64
+
+
+def _main_dtype(reading: Reading) -> str:
+    """Return the type in which most matrix products compute, for the ceiling."""
+    from collections import Counter
+
+    counted = Counter(
+        tensor.dtype
+        for layer in reading.layers
+        if layer.kind == "matmul"
+        for tensor in layer.inputs[:1]
+        if tensor.dtype in ("float32", "float16", "bfloat16")
+    )
+    return str(counted.most_common(1)[0][0]) if counted else "float32"
+
+
+__all__ = ["DECODE", "PROMPT", "explore", "profile"]
