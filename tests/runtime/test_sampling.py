@@ -187,6 +187,19 @@ def test_frequencies_follow_the_probabilities():
     assert torch.allclose(shares, probabilities[0], atol=0.04)
 
 
+@pytest.mark.parametrize("rules", [{"top_k": 50}, {"top_p": 0.9}, {"top_k": 40, "top_p": 0.5}, {}])
+def test_draws_among_those_left_in_are_those_of_torch_among_all(rules):
+    wide = torch.randn(1, 50257, generator=torch.Generator().manual_seed(2)) * 3
+    pipeline = LogitsPipeline(SamplingRules(greedy=False, **rules), [[1]], 50257, torch.device("cpu"))
+    filtered = pipeline.filter(wide)
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        sampler = RowSampler([seed], torch.device("cpu"))
+        for _ in range(2):  # the second shows that the generator has moved on as far
+            expected = torch.multinomial(filtered.softmax(-1), 1, generator=generator)
+            assert sampler.draw(filtered).tolist() == expected[0].tolist()
+
+
 def test_draws_do_not_depend_on_the_number_of_threads():
     wide = torch.randn(1, 50257, generator=torch.Generator().manual_seed(2))
     before = torch.get_num_threads()

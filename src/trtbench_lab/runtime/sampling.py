@@ -8,6 +8,7 @@ TensorRT-LLM.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,6 +64,12 @@ def keep_top_k(logits: torch.Tensor, top_k: int) -> torch.Tensor:
     """Keep each row's `top_k` largest logits (and those equal to the smallest of them), the rest to −infinity."""
     if top_k >= logits.shape[-1]:
         return logits
+    if logits.device.type == "cpu":
+        # NumPy's selection takes a third of topk's time over 50,257 logits, and its masking an eighth.
+        rows = logits.numpy()
+        place = rows.shape[-1] - top_k
+        smallest = np.partition(rows, place, axis=-1)[:, place : place + 1]
+        return torch.from_numpy(np.where(rows < smallest, np.float32(MINUS_INFINITY), rows))
     smallest_kept = logits.topk(top_k, dim=-1).values[:, -1:]
     return logits.masked_fill(logits < smallest_kept, MINUS_INFINITY)
 
@@ -256,16 +263,49 @@ class RowSampler:
     A row's draws depend on its seed and its logits alone, never on its place in the batch or on its neighbours: rows
     with equal prompts and equal seeds give equal tokens. With one row they are also the draws that
     ``torch.manual_seed(seed)`` followed by Hugging Face's ``generate(do_sample=True)`` makes.
+
+    A draw is a race: token i arrives at time e_i / p_i, with e_i exponential, and the first to arrive wins with
+    probability p_i. ``torch.multinomial`` runs this race among all tokens; here, on a CPU, times are only worked out for
+    tokens that top-k and top-p have left in, from the same random numbers.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self._generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
+        self._races = device.type == "cpu" and _uniforms_make_exponentials()
 
     def draw(self, logits: torch.Tensor) -> torch.Tensor:
         """Return (B,) int64 tokens drawn from softmax(logits)."""
         probabilities = logits.softmax(dim=-1)
-        drawn = [
-            torch.multinomial(probabilities[row : row + 1], 1, generator=generator)
-            for row, generator in enumerate(self._generators)
-        ]
-        return torch.cat(drawn).squeeze(1)
+        if self._races:
+            drawn = [_race(row, generator) for row, generator in zip(probabilities, self._generators, strict=True)]
+            return torch.tensor(drawn)
+        return torch.cat(
+            [
+                torch.multinomial(probabilities[row : row + 1], 1, generator=generator)
+                for row, generator in enumerate(self._generators)
+            ]
+        ).squeeze(1)
+
+
+def _race(probabilities: torch.Tensor, generator: torch.Generator) -> int:
+    """Draw from (V,) probabilities as ``torch.multinomial`` does, in a quarter of its time over 50,257 of them."""
+    # One uniform a token whether it can win or not, so that the generator moves on as torch's does.
+    uniform = torch.rand(len(probabilities), dtype=torch.float64, generator=generator).numpy()
+    chances = probabilities.numpy()
+    runners = np.flatnonzero(chances)
+    with np.errstate(divide="ignore"):  # a time of 0 wins, as it does in torch
+        times = (-np.log1p(-uniform[runners])).astype(np.float32)
+        return int(runners[(chances[runners] / times).argmax()])
+
+
+@functools.cache
+def _uniforms_make_exponentials() -> bool:
+    """Whether this torch makes its exponential numbers of one float64 uniform each, which `_race` counts on.
+
+    Its builds with another vector library draw them in another way; ``torch.multinomial`` is used there.
+    """
+    count, ours, torchs = 64, torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    uniform = torch.rand(count, dtype=torch.float64, generator=ours)
+    expected = torch.empty(count).exponential_(1.0, generator=torchs)
+    same_state = bool(torch.equal(ours.get_state(), torchs.get_state()))
+    return same_state and bool(torch.allclose(-torch.log1p(-uniform).float(), expected, rtol=1e-6, atol=0.0))

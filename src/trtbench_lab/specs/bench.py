@@ -155,7 +155,7 @@ class BenchConfig(Spec):
         factory=dict,
         help="Serving: the service level, in ms: ttft, tpot, itl (the request's largest gap) and latency.",
         parse=_service_levels,
-        render=lambda value: " ".join(f"{name}:{limit:g}" for name, limit in value.items()),
+        render=lambda value: " ".join(f"{name}:{limit!r}" for name, limit in value.items()),
         nargs="+",
         flags=("--slo",),
         metavar="'ttft:500 tpot:50'",
