@@ -1,4 +1,4 @@
-"""Behaviours of a TensorRT that runs: plans load, contexts hold to the order that the API asks for, ONNX Runtime computes.
+"""Behaviours of a TensorRT that runs: plans load, contexts keep the order that the API asks for, ONNX Runtime computes.
 
 Tensors lie in host memory at the addresses that the executor gives. Whatever order or value the real library would
 answer with an API error is a violation of the recorder, so that no test can pass by it.

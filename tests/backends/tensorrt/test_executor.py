@@ -21,7 +21,7 @@ def reference(running, tokens: torch.Tensor) -> torch.Tensor:
     return running.workshop.model().logits(tokens)
 
 
-# ---- numbers ------------------------------------------------------------------------------------------------------
+# ---- numbers ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("capacity", [12, 24])
@@ -57,7 +57,7 @@ def test_it_is_an_executor_and_says_what_it_takes(running):
     assert {spec.name for spec in executor.io if spec.mode == "output"} >= {"logits", "present_key_0"}
 
 
-# ---- the order of calls --------------------------------------------------------------------------------------------
+# ---- the order of calls ----------------------------------------------------------------------------
 
 
 def test_a_context_is_given_everything_before_it_runs(running):
@@ -113,7 +113,7 @@ def test_nothing_is_set_again_while_the_same_tensors_are_bound(running):
     assert [call.name for call in running.recorder.calls[before:]] == ["IExecutionContext.execute_async_v3"]
 
 
-# ---- contexts and graphs --------------------------------------------------------------------------------------------
+# ---- contexts and graphs ----------------------------------------------------------------------------
 
 
 def test_contexts_share_one_memory_as_large_as_the_largest_profile_needs(running):
@@ -239,7 +239,7 @@ def test_only_so_many_steps_are_remembered(running, monkeypatch):
     assert executor.num_graphs == 2
 
 
-# ---- faults -----------------------------------------------------------------------------------------------------------
+# ---- faults ----------------------------------------------------------------------------
 
 
 def test_a_cache_of_no_plans_capacity(running):
