@@ -13,6 +13,7 @@ from ..specs import SamplingConfig
 from .limits import EngineLimits, prompts_from_request
 from .loop import BeamGeneration, RowGeneration
 from .outputs import add_log_probs, outputs_from_hypotheses
+from .queued import QueuedGeneration, serves
 from .request import GenerationRequest, settle
 from .session import PREFILL_CHUNK_TOKENS, Session
 from .timing import TokenClock
@@ -53,8 +54,12 @@ class ModelRunner:
         name: str | None = None,
     ) -> None:
         longest = limits.max_input_len or prefill_chunk_tokens
+        # An engine of the paged form brings a session of its own, which queues steps on the device; what that does not
+        # offer (beams, logits of prompts) runs in the padded form, over the same weights.
+        self._paged: Any = executor if hasattr(executor, "fused_session") else None
+        padded = executor if self._paged is None else self._paged.padded()
         self.session = Session(
-            executor, prefill_chunk_tokens=min(prefill_chunk_tokens, longest), max_positions=limits.max_seq_len
+            padded, prefill_chunk_tokens=min(prefill_chunk_tokens, longest), max_positions=limits.max_seq_len
         )
         self.limits = limits
         self.name = name
@@ -159,8 +164,12 @@ class ModelRunner:
         self.session.executor.synchronize()
         clock.start()
         prompts, request = self._checked(batch_input_ids, sampling_config, keywords)
-        kind = BeamGeneration if request.config.num_beams > 1 else RowGeneration
-        generation = kind(self.session, prompts, request, clock)
+        generation: RowGeneration | BeamGeneration
+        if self._paged is not None and serves(request):
+            generation = QueuedGeneration(self._paged.fused_session(), prompts, request, clock)
+        else:
+            kind = BeamGeneration if request.config.num_beams > 1 else RowGeneration
+            generation = kind(self.session, prompts, request, clock)
         if streaming:
             return self._stream(generation, return_dict)
         with torch.no_grad():
@@ -204,11 +213,17 @@ class ModelRunner:
 
     def memory(self) -> dict[str, int]:
         """Bytes held by the engine and its cache."""
-        return self.session.memory()
+        if self._paged is None:
+            return self.session.memory()
+        held = self.session.memory()
+        held["kv_cache_bytes"] += self._paged.fused_session().memory()["kv_cache_bytes"]
+        return held
 
     def close(self) -> None:
         """Free the engine and the cache."""
         self.session.close()
+        if self._paged is not None:
+            self._paged.close()
 
     def __enter__(self) -> Self:
         return self

@@ -10,12 +10,18 @@ import torch
 from ...checkpoint import open_checkpoint
 from ...errors import EngineError
 from ...network.communicator import Communicator
+from ...network.paged import PagedDecoder
+from ...network.signature import PagedForm
 from ...specs import BuildConfig, ModelConfig, PluginConfig
 from ..protocol import Availability, BuildReporter, EngineDescription, Resolution, engine_file_name
 from ..resolve import resolve_without_plugins
 from ..trial import trial_run
 from .engine_file import IN_OUT, OUT_IN, EngineLayout, engine_decoder, layout_of, load_decoder, write_engine_file
 from .executor import TorchExecutor
+from .fused import TIMING_CACHE_NAME, finish_build, form_of, resolve_fused, wants_fused
+from .gpu.kernel_store import KernelStore, store_of
+from .gpu.tuning import read_cache
+from .paged_executor import PagedTorchExecutor
 
 PLUGINS = ("rmsnorm_plugin", "layernorm_plugin", "swiglu_plugin", "lookup_plugin")
 """Options of `PluginConfig` that the decoder's own modules honour."""
@@ -25,6 +31,7 @@ class TorchBuilder:
     """See `backends.protocol.Builder`."""
 
     backend = "torch"
+    keeps_timing_cache = True
 
     def version(self) -> str:
         """Return the version of torch, which carries the CUDA version of its build."""
@@ -50,6 +57,10 @@ class TorchBuilder:
             dtypes, reason = ("float32",), "a CPU computes float16 and bfloat16 several times slower"
         else:
             dtypes, reason = ("float32", "float16", "bfloat16"), ""
+        if wants_fused(model_config, build_config, default_device()):
+            device = default_device()
+            config, notes = resolve_fused(model_config, build_config, dtypes=dtypes, reason=reason, device=device)
+            return Resolution(config, notes)
         config, notes = resolve_without_plugins(
             model_config, build_config, self.backend, compute_dtypes=dtypes, reason=reason, plugins=PLUGINS
         )
@@ -93,9 +104,16 @@ class TorchBuilder:
                 )
             report.check_cancelled()
         path = output_dir / engine_file_name(rank)
+        form = form_of(config, build_config)
         with report.phase("write engine"):
-            write_engine_file(path, config, weights, layout, report.check_cancelled)
+            write_engine_file(path, config, weights, layout, report.check_cancelled, form)
         report.check_cancelled()
+        if form is not None:
+            with report.phase("load engine"):
+                paged = _load_paged(path, config, device, build_config, form)
+            finish_build(paged, rank, build_config, output_dir, report)
+            paged.close()
+            return
         if config.mapping.tp_size == 1:
             with report.phase("verify engine"):
                 executor = _load(path, config, device, None, build_config.plugin_config)
@@ -110,7 +128,7 @@ class TorchBuilder:
         *,
         device: str | None = None,
         communicator: Communicator | None = None,
-    ) -> TorchExecutor:
+    ) -> TorchExecutor | PagedTorchExecutor:
         """Load one rank onto `device` (None: the first GPU, else the CPU).
 
         Parameters
@@ -129,7 +147,10 @@ class TorchBuilder:
                 where=str(path),
                 remedy="Load it with a communicator, one process a rank; or convert the model with tp_size 1.",
             )
-        return _load(path, config, _device(device), communicator, engine_config.build_config.plugin_config)
+        build_config = engine_config.build_config
+        if (form := form_of(config, build_config)) is not None:
+            return _load_paged(path, config, _device(device), build_config, form)
+        return _load(path, config, _device(device), communicator, build_config.plugin_config)
 
 
 def _load(
@@ -139,6 +160,25 @@ def _load(
     decoder = engine_decoder(config, layout, communicator, plugins)
     weights_bytes = load_decoder(path, device, decoder, layout)
     return TorchExecutor(decoder, config, device, layout.dtype, weights_bytes=weights_bytes)
+
+
+def _load_paged(
+    path: Path, config: ModelConfig, device: torch.device, build_config: BuildConfig, form: PagedForm
+) -> PagedTorchExecutor:
+    layout = layout_of(path)
+    decoder = engine_decoder(config, layout, form=form)
+    assert isinstance(decoder, PagedDecoder)  # noqa: S101 - a form was given
+    weights_bytes = load_decoder(path, device, decoder, layout)
+    return PagedTorchExecutor(
+        decoder,
+        config,
+        build_config,
+        device,
+        layout.dtype,
+        weights_bytes=weights_bytes,
+        table=read_cache(path.with_name(TIMING_CACHE_NAME)),
+        store=store_of(path) if device.type == "cuda" else KernelStore(),
+    )
 
 
 def default_device() -> torch.device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from ...network.communicator import Communicator
 from ...network.decoder import Decoder
 from ...network.initializers import Released, Weights, tensor_of
 from ...network.linear import Linear
-from ...network.loading import assign_tensors
+from ...network.loading import FLOAT32_TENSORS, assign_tensors
+from ...network.signature import PagedForm
 from ...specs import ModelConfig, PluginConfig
 
 FORMAT = "trtbench-torch-engine-1"
@@ -79,14 +80,19 @@ def engine_decoder(
     layout: EngineLayout,
     communicator: Communicator | None = None,
     plugins: PluginConfig | None = None,
+    form: PagedForm | None = None,
 ) -> Decoder:
-    """Return the decoder, on the meta device, whose tensors the engine file holds.
+    """Return the decoder, on the meta device, whose tensors the engine file holds; paged where a `form` is given.
 
     On a CPU a tied head gets a weight of its own: the embedding is read by row, the head's product wants columns.
     """
     if layout.linear == IN_OUT and config.share_embedding_table:
         config = config.replace(share_embedding_table=False)
     with torch.device("meta"):
+        if form is not None:
+            from ...network.paged import PagedDecoder
+
+            return PagedDecoder(config, config.mapping, max_positions=layout.max_positions, form=form)
         return Decoder(
             config,
             config.mapping,
@@ -97,7 +103,12 @@ def engine_decoder(
 
 
 def write_engine_file(
-    path: Path, config: ModelConfig, weights: Weights, layout: EngineLayout, each: Callable[[], None]
+    path: Path,
+    config: ModelConfig,
+    weights: Weights,
+    layout: EngineLayout,
+    each: Callable[[], None],
+    form: PagedForm | None = None,
 ) -> None:
     """Write the engine of one rank, a tensor at a time.
 
@@ -113,13 +124,17 @@ def write_engine_file(
         How to lay them out.
     each
         Called before each tensor; may raise to stop.
+    form
+        How the cache is paged; a quantized one has a scale in each layer.
     """
-    decoder = engine_decoder(config, layout)
+    decoder = engine_decoder(config, layout, form=form)
     transposed = _transposed(decoder, layout)
     tensors = {}
     for name, parameter in decoder.named_parameters():
         shape = tuple(parameter.shape)
         dtype = "int8" if parameter.dtype == torch.int8 else layout.dtype
+        if name.rpartition(".")[2] in FLOAT32_TENSORS:
+            dtype = "float32"
         tensors[name] = (shape[::-1] if name in transposed else shape, dtype)
     pages = Released(weights)
     with RankFile(path, tensors, layout.to_metadata()) as file:
@@ -152,13 +167,19 @@ def load_decoder(path: Path, device: torch.device, decoder: Decoder, layout: Eng
             remedy="Build the engine again.",
         )
     total = 0
+    sent: Mapping[str, torch.Tensor] = {}
+    if device.type == "cuda":
+        from .gpu.transfer import tensors_on_gpu
+
+        sent = tensors_on_gpu(path, file, device)
     for name in file:
-        tensor = file.tensor(name)
+        tensor = sent[name] if name in sent else file.tensor(name)
         total += tensor.nbytes
-        tensor = tensor.to(device)
         assign_tensors(decoder, {name: tensor.t() if name in transposed else tensor})
     dtype = getattr(torch, layout.dtype)
-    assign_tensors(decoder, {name: table.to(device, dtype) for name, table in decoder.rotary_tables().items()})
+    for name, table in decoder.rotary_tables().items():
+        kept = table.dtype if name in FLOAT32_TENSORS else dtype
+        assign_tensors(decoder, {name: table.to(device, kept)})
     return total
 
 

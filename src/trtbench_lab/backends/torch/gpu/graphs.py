@@ -147,7 +147,7 @@ class DecodeBucket:
         self.positions.fill_(-1)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), torch.inference_mode():
+        with torch.cuda.stream(stream), torch.inference_mode(), self.steps.store.used():
             for _ in range(2):
                 self._step(greedy)
             stream.synchronize()

@@ -107,7 +107,7 @@ class FusedSession:
         bucket.begin(lengths, on_device)
         self._rows, self._taken = rows, 0
         logits = bucket.logits
-        with torch.inference_mode():
+        with torch.inference_mode(), self.steps.store.used():
             for step, ended in self._pieces(prompts, on_device):
                 found = self.steps.packed(step, self.pools, None)
                 if ended:
@@ -186,7 +186,8 @@ class FusedSession:
         """Queue the next tokens, each row's most likely: after the prompt, of its logits; then one step a call."""
         bucket = self._current()
         if self._taken == 0:
-            bucket.take(greedy=True)
+            with self.steps.store.used():
+                bucket.take(greedy=True)
         else:
             bucket.run(greedy=True)
         return self._ticket(bucket)
@@ -195,7 +196,8 @@ class FusedSession:
         """Queue `chosen` (B,) int64, on the device, as the next tokens; `forward` then gives the logits after them."""
         bucket = self._current()
         bucket.chosen[: self._rows].copy_(chosen)
-        bucket.take(greedy=False)
+        with self.steps.store.used():
+            bucket.take(greedy=False)
         return self._ticket(bucket)
 
     def forward(self) -> torch.Tensor:

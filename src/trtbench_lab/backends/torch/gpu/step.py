@@ -11,6 +11,7 @@ from ....plugins.matmul.choice import Choice
 from ....plugins.matmul.launch import Workspace
 from . import attention, ops
 from .attention import Heads, PromptRows, Scratch
+from .kernel_store import KernelStore
 from .lowered import LayerWeights, LoweredModel, Product
 
 Chooser = Callable[[str, Product, int], Choice]
@@ -55,10 +56,13 @@ class Steps:
         Weights on the device.
     choose
         Says how each product is computed.
+    store
+        Where compiled kernels are kept; None leaves that to Triton.
     """
 
-    def __init__(self, model: LoweredModel, choose: Chooser) -> None:
+    def __init__(self, model: LoweredModel, choose: Chooser, store: KernelStore | None = None) -> None:
         self.model, self.choose = model, choose
+        self.store = store or KernelStore()
         self.heads = Heads.of(model.config)
         self.workspace = Workspace(model.device)
 

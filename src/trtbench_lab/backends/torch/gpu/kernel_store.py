@@ -1,0 +1,122 @@
+"""Compiled kernels that travel with an engine: one archive, unpacked once a machine, used instead of compiling.
+
+Triton keeps what it compiles in a folder by content hash. While an engine is warmed up at build time that folder is one
+of its own, which then becomes a file of the engine; when the engine is loaded the kernels it needs are found there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ....errors import EngineError
+from ....storage import digest_of_file, home_dir, storage_error
+
+
+def kernels_file_name(rank: int) -> str:
+    """Name of the archive in an engine folder."""
+    return f"rank{rank}.kernels"
+
+
+class KernelStore:
+    """A folder that Triton looks for compiled kernels in, and adds to; None leaves Triton's own choice.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Let Triton read and keep compiled kernels here while the body lasts."""
+        knobs = _knobs()
+        if self.folder is None or knobs is None:
+            yield
+            return
+        before = knobs.cache.dir
+        knobs.cache.dir = str(self.folder)
+        try:
+            yield
+        finally:
+            knobs.cache.dir = before
+
+    def pack(self, path: Path) -> int:
+        """Write the folder's files into the archive `path`; return how many kernels it holds."""
+        kernels = 0
+        try:
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+                for file in sorted(self.folder.rglob("*")) if self.folder is not None else ():
+                    if file.is_file() and not file.name.endswith(".lock"):
+                        archive.write(file, file.relative_to(self.folder).as_posix())  # type: ignore[arg-type]
+                        kernels += file.suffix == ".cubin"
+        except OSError as error:
+            raise storage_error(error, path, "write the compiled kernels") from error
+        return kernels
+
+
+def store_of(engine_file: Path) -> KernelStore:
+    """Return the store of an engine: its archive, unpacked under the home folder; an empty one where there is none.
+
+    Raises
+    ------
+    EngineError
+        When the archive is damaged or names files outside of its folder.
+    """
+    archive_path = engine_file.with_suffix(".kernels")
+    if not archive_path.is_file():
+        return KernelStore()
+    folder = home_dir() / "kernels" / digest_of_file(archive_path).partition(":")[2]
+    if folder.is_dir():
+        return KernelStore(folder)
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(archive_path) as archive:
+            for name in archive.namelist():
+                if Path(name).is_absolute() or ".." in Path(name).parts:
+                    raise EngineError(
+                        f"The archive of kernels names a file outside of it: {name!r}.",
+                        where=str(archive_path),
+                        remedy="Do not use this engine; build it again.",
+                    )
+            archive.extractall(scratch)
+        scratch.rename(folder)
+    except zipfile.BadZipFile as error:
+        raise EngineError(
+            "The archive of compiled kernels is damaged.", where=str(archive_path), remedy="Build the engine again."
+        ) from error
+    except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if folder.is_dir():  # another process has unpacked it meanwhile
+            return KernelStore(folder)
+        raise storage_error(error, folder, "unpack the compiled kernels") from error
+    return KernelStore(folder)
+
+
+def forget_compiled() -> None:
+    """Let this engine's kernels be looked up anew, so that a fresh store gets those that are used from here on."""
+    try:
+        from triton.runtime.jit import JITFunction
+    except ImportError:
+        return
+    import gc
+
+    for found in gc.get_objects():
+        if isinstance(found, JITFunction) and "trtbench_lab" in getattr(found, "__module__", ""):
+            found.device_caches.clear()
+
+
+def _knobs() -> Any:
+    try:
+        import triton
+    except ImportError:
+        return None
+    return triton.knobs
