@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from trtbench_lab.errors import BuildError, CheckpointError, SpecError, StorageError
+from trtbench_lab.errors import CheckpointError, SpecError, StorageError
 from trtbench_lab.network.decoder import Decoder
 from trtbench_lab.network.export import ExportedNetwork, export_network, export_onnx
 from trtbench_lab.network.loading import assign_tensors
@@ -306,8 +306,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_what_cannot_be_exported_is_refused_with_a_reason():
     config = CONFIGS["llama"]
-    with pytest.raises(BuildError, match="tensor-parallel"):
-        export_network(config, Mapping(tp_size=2))
     with pytest.raises(SpecError, match="'alibi' are not supported"):
         export_network(config.replace(position_embedding_type="alibi"))
     with pytest.raises(SpecError, match="'yarn' is not supported"):

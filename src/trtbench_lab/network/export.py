@@ -18,6 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from ..errors import BuildError, SpecError
 from ..specs import Mapping, ModelConfig, PluginConfig
 from ..storage import storage_error
+from .collectives import ExportedRanks, name_variants
 from .decoder import Decoder
 from .export_log import LogSink, captured_log
 from .initializers import PAGE_BYTES, DataFile, Initializer, Released, Weights, constant, from_checkpoint
@@ -190,17 +191,11 @@ def export_network(
     Raises
     ------
     BuildError
-        When the exporter fails, or for a network that is split over tensor-parallel ranks.
+        When the exporter fails.
     SpecError
         For a trait that the network does not have.
     """
     mapping = mapping or config.mapping
-    if mapping.tp_size > 1:
-        raise BuildError(
-            "Networks split over tensor-parallel ranks are not exported to ONNX by this version.",
-            where="mapping.tp_size",
-            remedy="Use the torch backend for several ranks, or convert with tp_size 1.",
-        )
     form = None if plugin_config is None else PagedForm.of(config, plugin_config, splits=splits)
     with torch.device("meta"):
         whole = _decoder(config, mapping, max_positions, plugin_config, form)
@@ -231,6 +226,7 @@ def export_network(
     for node in model.graph:
         if node.op_type == "Split":  # told how many results there are, while tracing; their sizes say it as well
             node.attributes.pop("num_outputs", None)
+    name_variants(model.graph)
     _add_functions(model)
     quantized = {name: module for name, module in whole.named_modules() if isinstance(module, Linear) and module.scheme}
     initializers = _initializers(whole, quantized, dtype)
@@ -246,11 +242,13 @@ def _decoder(
     form: PagedForm | None,
     num_layers: int | None = None,
 ) -> Decoder:
-    if form is None:
-        return Decoder(config, mapping, max_positions=max_positions, num_layers=num_layers, plugin_config=plugin_config)
-    return PagedDecoder(
-        config, mapping, form=form, max_positions=max_positions, num_layers=num_layers, plugin_config=plugin_config
-    )
+    options: dict[str, Any] = {
+        "max_positions": max_positions,
+        "num_layers": num_layers,
+        "plugin_config": plugin_config,
+        "communicator": ExportedRanks(mapping.tp_size) if mapping.tp_size > 1 else None,
+    }
+    return Decoder(config, mapping, **options) if form is None else PagedDecoder(config, mapping, form=form, **options)
 
 
 def _trace(

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from ..plugins.frame import function_source
 from ..plugins.function_node import PLUGIN_DOMAIN
 from ..plugins.registry import plugins_by_op_type
+from . import collectives
 from .ops import TENSORRT_DOMAIN
 
 OPSET = 24
@@ -70,8 +71,14 @@ _SOURCES = {
 
 def functions_for(nodes: Iterable[ir.Node]) -> list[ir.Function]:
     """Return the function behind each kind of non-standard node among `nodes`."""
-    wanted = dict.fromkeys((node.domain, node.op_type) for node in nodes if node.domain)
-    return [ir.serde.deserialize_function(onnx.parser.parse_function(_source(*name))) for name in wanted]
+    wanted = dict.fromkeys((node.domain, node.op_type, node.overload) for node in nodes if node.domain)
+    return [ir.serde.deserialize_function(_function(*name)) for name in wanted]
+
+
+def _function(domain: str, op_type: str, overload: str) -> onnx.FunctionProto:
+    if op_type == collectives.OP_TYPE:
+        return collectives.function_of(overload)
+    return onnx.parser.parse_function(_source(domain, op_type))
 
 
 def _source(domain: str, op_type: str) -> str:

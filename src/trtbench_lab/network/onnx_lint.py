@@ -109,6 +109,8 @@ class _Linter:
         """The parser finds functions by name alone: of two with one name it takes either."""
         seen: dict[str, str] = {}
         for function in self.model.functions:
+            if function.name in TENSORRT_OPS:
+                continue  # its own importer comes first, whatever the bodies
             if function.name in seen:
                 yield Finding(
                     "functions",
