@@ -10,6 +10,7 @@ from tests.plugins.cases import FLOATS, PLUGINS, attributes, inputs
 from tests.plugins.forms import assert_near, by_kernel, by_onnx_function, by_reference, by_torch_op, compiled
 
 from trtbench_lab.plugins.frame.ptx import parse_entry
+from trtbench_lab.quantization.smoothquant import integer_inputs
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 70))
 every_plugin = pytest.mark.parametrize("name", list(PLUGINS))
@@ -49,6 +50,18 @@ def test_kernel_compiles_for_tensorrt(name: str, capability: int):
     assert kernel.num_threads % 32 == 0
 
 
+@pytest.mark.parametrize("step", [None, 0.02])
+def test_integers_are_those_of_the_checkpoints_quantization(step: float | None):
+    x = torch.randn(5, 40, generator=torch.Generator().manual_seed(2)) * torch.tensor([[0.0], [0.1], [1], [3], [100]])
+    scale = None if step is None else torch.tensor([step])
+    plugin, tensors = PLUGINS["quantize_per_token" if step is None else "quantize_tensor"], [x]
+    found = by_kernel(plugin, tensors + ([] if scale is None else [scale]), {})
+    integers, steps = integer_inputs(x, scale)
+    assert torch.equal(found[0], integers)
+    if step is None:
+        assert torch.equal(found[1], steps)
+
+
 @pytest.mark.parametrize("name", ["quantize_per_token", "quantize_tensor"])
 def test_quantization_is_exact_at_ties_and_ends(name: str):
     plugin = PLUGINS[name]
@@ -58,7 +71,7 @@ def test_quantization_is_exact_at_ties_and_ends(name: str):
     expected = by_reference(plugin, tensors, {})
     for form in (by_kernel, by_onnx_function):
         assert_near(form(plugin, tensors, {}), expected, ulps=0, integer_steps=0)
-    first = [127, 0, 2, 2, 0, -2, -126, 0] if name == "quantize_per_token" else [127, 25, 75, 125, -25, -75, -128, 0]
+    first = [127, 0, 2, 2, 0, -2, -126, 0] if name == "quantize_per_token" else [127, 25, 75, 125, -25, -75, -127, 0]
     assert expected[0].tolist() == [first, [0] * 8]
 
 

@@ -9,6 +9,8 @@ import torch
 from .frame import Attributes, Call, Launch, Operand, Plugin, power_of_two
 
 FLOATS = ("float16", "bfloat16", "float32")
+LARGEST = 127
+"""Largest magnitude of an integer: quantization is symmetric, without −128."""
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
 # Lines of an ONNX function: y (float) → q (int8) and scale (float32).
@@ -17,17 +19,23 @@ TOKENWISE_BODY = """
     magnitude = Abs (wide_y)
     last = Constant <value_ints = [-1]> ()
     largest = ReduceMax <keepdims = 1> (magnitude, last)
-    range = Constant <value_float = 127.0> ()
+    most = Constant <value_float = 127.0> ()
     smallest = Constant <value_float = 1.1754943508222875e-38> ()
-    ratio = Div (largest, range)
-    scale = Max (ratio, smallest)
+    one = Constant <value_float = 1.0> ()
+    ratio = Div (largest, most)
+    is_zero = Less (ratio, smallest)
+    scale = Where (is_zero, one, ratio)
     scaled = Div (wide_y, scale)
     rounded = Round (scaled)
     q = Cast <to = 3> (rounded)"""
 STATIC_BODY = """
     wide_y = Cast <to = 1> (y)
-    one_scale = Squeeze (scale)
-    q = QuantizeLinear <output_dtype = 3> (wide_y, one_scale)"""
+    scaled = Div (wide_y, scale)
+    rounded = Round (scaled)
+    most = Constant <value_float = 127.0> ()
+    least = Constant <value_float = -127.0> ()
+    clipped = Clip (rounded, least, most)
+    q = Cast <to = 3> (clipped)"""
 
 
 def quantize_per_token(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,16 +48,18 @@ def quantize_per_token(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     Returns
     -------
-    INT8 (…, width), and float32 scales (…, 1): the token's largest magnitude over 127. ``q · scale`` is near `x`.
+    INT8 (…, width), and float32 scales (…, 1): the token's largest magnitude over 127, or 1 where all is zero.
+    ``q · scale`` is near `x`.
     """
     wide = x.float()
-    scale = (wide.abs().amax(-1, keepdim=True) / 127.0).clamp_min(SMALLEST_SCALE)
-    return (wide / scale).round().clamp(-128, 127).to(torch.int8), scale
+    scale = wide.abs().amax(-1, keepdim=True) / LARGEST
+    scale = torch.where(scale < SMALLEST_SCALE, 1.0, scale)
+    return (wide / scale).round().to(torch.int8), scale
 
 
 def quantize_tensor(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Quantize by a given scale: x (…, width) float, scale (1,) float32 → INT8, rounded half to even and saturated."""
-    return (x.float() / scale).round().clamp(-128, 127).to(torch.int8)
+    """Quantize by a given scale: x (…, width) float, scale (1,) float32 → INT8, half to even, within ±127."""
+    return (x.float() / scale).round().clamp(-LARGEST, LARGEST).to(torch.int8)
 
 
 def _per_token_results(operands: Sequence[Operand], attributes: Attributes) -> tuple[Operand, ...]:
@@ -98,7 +108,7 @@ QUANTIZE_TENSOR = Plugin(
     kernels="quantizing",
     onnx_body="    y = Identity (x)" + STATIC_BODY,
     switches=("quantize_tensor_plugin",),
-    replaces="QuantizeLinear of SmoothQuant's activations, one scale for the tensor",
+    replaces="division, rounding and cast of SmoothQuant's activations, one scale for the tensor",
 )
 
 PLUGINS = (QUANTIZE_PER_TOKEN, QUANTIZE_TENSOR)
