@@ -30,7 +30,7 @@ _REDRAW_S = 0.2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return the exit code: 0 done, 1 failed or found fault, 2 not understood, 130 interrupted."""
+    """Run one command line; return its exit code: 0 done, 1 failed or faults found, 2 not understood, 130 stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _main(words)

@@ -1,4 +1,4 @@
-"""Look into engines and networks: layers, precision, tactics, memory, time; two engines aligned; patterns that are slow."""
+"""Look into engines and networks: layers, precision, tactics, memory, time; what is slow; two of them aligned."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def measured_ceilings(device: torch.device | str, dtype: str = "float32") -> Cei
     return Ceilings(
         read_bytes_per_s=read.bytes_per_s,
         flops_per_s=flops,
-        source=f"measured on {where}: {read.kernel} over {read.working_set_bytes / 2**20:.0f} MiB, matrix product in {dtype}",
+        source=f"measured on {where}: {read.kernel} over {read.working_set_bytes / 2**20:.0f} MiB, matrix "
+        f"product in {dtype}",
     )
 
 

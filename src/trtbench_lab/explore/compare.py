@@ -13,7 +13,10 @@ def compare_explorations(first: ExploreResult, second: ExploreResult, *, name: s
     """Align two explorations and return both with what differs."""
     notes = []
     if first.phase != second.phase:
-        notes.append(f"The first shows the {first.phase or 'unknown'} phase and the second the {second.phase or 'unknown'} phase.")
+        notes.append(
+            f"The first shows the {first.phase or 'unknown'} phase and the second the "
+            f"{second.phase or 'unknown'} phase."
+        )
     for what, a, b in (
         ("batch size", first.batch_size, second.batch_size),
         ("input length", first.input_length, second.input_length),
@@ -22,7 +25,8 @@ def compare_explorations(first: ExploreResult, second: ExploreResult, *, name: s
             notes.append(f"The {what} differs: {a} and {b}.")
     if first.backend != second.backend:
         notes.append(
-            f"The engines are of two backends, {first.backend} and {second.backend}: their profilers cost differently, so "
+            f"The engines are of two backends, {first.backend} and {second.backend}: their profilers cost "
+            "differently, so "
             "compare whole runs before layers."
         )
     if (first.total_ms is None) != (second.total_ms is None):
@@ -43,7 +47,7 @@ def compare_explorations(first: ExploreResult, second: ExploreResult, *, name: s
 def align(first: Sequence[Layer], second: Sequence[Layer]) -> list[AlignedLayers]:
     """Return the layers of two engines in pairs, in the order of the first.
 
-    Layers that share a node of our network belong together, however many there are on a side (a fusion stands beside its
+    Layers that share a node of our network belong together, however many there are on a side (a fusion is beside its
     parts). The others pair by kind within the module, in order; what is left has nothing on the other side.
     """
     groups_first, groups_second = _fused_groups(first, second)

@@ -15,7 +15,9 @@ _NAMES = {
     "int": "int32", "long int": "int64", "long": "int64", "short": "int16", "signed char": "int8", "char": "int8",
     "unsigned char": "uint8", "tf32": "tfloat32",
 }  # fmt: skip
-_WORDS = re.compile(r"\b(bfloat16|float32|float16|float|half|int64|int32|int8|uint8|int4|bool|(?:bf|fp)\d+|e8m0)\b", re.I)
+_WORDS = re.compile(
+    r"\b(bfloat16|float32|float16|float|half|int64|int32|int8|uint8|int4|bool|(?:bf|fp)\d+|e8m0)\b", re.I
+)
 FLOATS = ("float64", "float32", "tfloat32", "float16", "bfloat16", "float8_e4m3fn", "float4_e2m1")
 
 

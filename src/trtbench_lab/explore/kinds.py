@@ -26,27 +26,52 @@ KINDS = {
 }
 """Kind → what belongs to it, in the order in which figures show them."""
 
-# The first pattern that is found in "type name" (small letters) decides. Order matters: attention comes before matmul.
+# torch's operators that touch no numbers; those that copy; words of elementwise work.
+_VIEWS = (
+    "view unsqueeze squeeze as_strided t transpose reshape expand unflatten flatten split chunk slice select "
+    "detach alias "
+    "item _local_scalar_dense size resolve_conj permute split_with_sizes movedim narrow"
+)
+_SHAPES = "shape size reshape flatten squeeze unsqueeze constant noop shape_call constantofshape castlike"
+_COPIES = "cat copy_ clone stack repeat repeat_interleave fill_ zero_ zeros ones full arange constant_pad_nd pad"
+_COPY_LAYERS = "concat concatenation copy identity slice split expand tile pad range"
+_ELEMENTWISE = (
+    "add mul sub div neg pow sqrt rsqrt exp erf tanh sigmoid relu gelu fastgelu biasgelu quickgelu silu swish "
+    "swiglu where "
+    "clip min max abs and or not less lessorequal greater greaterorequal equal reciprocal cos sin square le lt "
+    "ge gt eq ne "
+    "select result_type masked_fill"
+)
+_PRODUCTS = "linear addmm bmm mm einsum baddbmm"
+
+
+def _any(words: str) -> str:
+    return "(" + "|".join(words.split()) + ")"
+
+
+# The first pattern found in the type, in small letters, decides. Order matters: attention comes before matmul.
 _PATTERNS: tuple[tuple[str, str], ...] = (
-    ("layout", r"^(reformat|reorder|transpose|shuffle\b.*transpose|aten::(contiguous|permute_copy))|copynode|reformatting"),
-    ("cache", r"kvcacheupdate|kv_cache_update|tensorscatter|scatterelements|scatternd|aten::(scatter_?|index_put_?|index_copy_?)"),
-    ("attention", r"attention|\bf?mha|flash|_mha|fmha|scaled_dot_product"),
+    ("layout", r"^(reformat|reorder|transpose|aten::(contiguous|permute_copy))|copynode"),
+    ("cache", r"kvcacheupdate|kv_cache_update|tensorscatter|scatterelements|scatternd"),
+    ("cache", r"aten::(scatter|index_put|index_copy)_?"),
+    ("attention", r"attention|\bf?mha|flash|_mha|scaled_dot_product"),
     ("collective", r"distcollective|allreduce|all_reduce|all_gather|reduce_scatter|nccl|\bsend\b|\brecv\b"),
     ("softmax", r"softmax"),
-    ("norm", r"layernorm|rmsnorm|normalization|simplifiedlayer|rms_norm|layer_norm|\bnorm\b"),
+    ("norm", r"layernorm|rmsnorm|normalization|rms_norm|layer_norm|\bnorm\b"),
     ("rotary", r"rotary|rope"),
     ("quantize", r"quantize|\bq_?dq\b"),
-    ("matmul", r"matmul|gemm|matrixmultiply|aten::(linear|addmm|bmm|mm|einsum|baddbmm)|fullyconnected|fully_connected|xmma|einsum|conv|\bmatvec|weight_only"),
+    ("matmul", r"matmul|gemm|matrixmultiply|fully_?connected|xmma|einsum|conv|\bmatvec|weight_only"),
+    ("matmul", rf"aten::{_any(_PRODUCTS)}\b"),
     ("embedding", r"embedding|gather|lookup|index_select|aten::index\b"),
     ("cast", r"\bcast(like)?\b|aten::(to|_to_copy|type_as)\b"),
     ("reduce", r"reduce|aten::(mean|sum|max|amax|argmax)\b|topk|argmax|cumsum|cumulative"),
-    ("view", r"aten::(view|unsqueeze|squeeze|as_strided|t|transpose|reshape|expand|unflatten|flatten|split|chunk|slice|select|detach|alias|item|_local_scalar_dense|size|resolve_conj|permute|split_with_sizes|movedim|narrow)\b"
-             r"|^(shape|size|reshape|flatten|squeeze|unsqueeze|constant|noop|shape_call|constantofshape|castlike)\b|^shuffle\b"),
-    ("copy", r"^(concat|concatenation|copy|identity|slice|split|expand|tile|pad)\b|aten::(cat|copy_|clone|stack|repeat|repeat_interleave|fill_|zero_|zeros|ones|full|empty\w*|new_\w+|arange|constant_pad_nd|pad)\b|memcpy|^range\b"),
-    ("pointwise", r"pointwise|pointwisev2|elementwise|unary|activation|\b(add|mul|sub|div|neg|pow|sqrt|rsqrt|exp|erf|tanh|sigmoid|relu|gelu|fastgelu|biasgelu|quickgelu|silu|swish|swiglu|where|clip|min|max|abs|and|or|not|less|lessorequal|greater|greaterorequal|equal|reciprocal|cos|sin|square|le|lt|ge|gt|eq|ne|clamp\w*|masked_fill_?|logical_\w+|bitwise_\w+|select|result_type)_?\b|kgen"),
+    ("view", rf"aten::{_any(_VIEWS)}\b|^{_any(_SHAPES)}\b|^shuffle\b"),
+    ("copy", rf"^{_any(_COPY_LAYERS)}\b|aten::({_any(_COPIES)}|empty\w*|new_\w+)(?!\w)|memcpy"),
+    ("pointwise", rf"pointwise|elementwise|unary|activation|\b{_any(_ELEMENTWISE)}_?\b|kgen"),
+    ("pointwise", r"\b(clamp|logical_|bitwise_)\w*"),
     ("plugin", r"plugin"),
     ("fused", r"foreignnode|myelin|__myl|fusion"),
-)  # fmt: skip
+)
 _COMPILED = tuple((kind, re.compile(pattern)) for kind, pattern in _PATTERNS)
 # TensorRT's words for fused kernels tell little; the operators in the name or in the nodes tell more.
 _VAGUE = re.compile(r"^(kgen|myelin|foreignnode|fusion|plugin\w*|pointwise\w*|shape_call|)$", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""An ONNX file against what TensorRT's parser takes: every finding with its node, our module, the reason, the remedy."""
+"""An ONNX file against what TensorRT's parser takes: findings with node, module of ours, reason, remedy."""
 
 from __future__ import annotations
 
@@ -191,7 +191,9 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         )
     try:
         if path.stat().st_size >= _PROTOBUF_LIMIT:
-            raise EngineError("The file is larger than the 2 GiB that protobuf reads.", where=str(path), remedy=_EXTERNAL_REMEDY)
+            raise EngineError(
+                "The file is larger than the 2 GiB that protobuf reads.", where=str(path), remedy=_EXTERNAL_REMEDY
+            )
         model = onnx.load_model_from_string(path.read_bytes())
     except OSError as error:
         raise EngineError(
@@ -218,7 +220,8 @@ def _too_large(path: Path) -> LintReport:
         rule="file size",
         node=path.name,
         module=None,
-        reason=f"The file has {path.stat().st_size / 2**30:.1f} GiB with its weights inside; protobuf, which TensorRT's "
+        reason=f"The file has {path.stat().st_size / 2**30:.1f} GiB with its weights inside; protobuf, which "
+        "TensorRT's "
         "parser reads it with, ends at 2 GiB",
         remedy=_EXTERNAL_REMEDY,
     )

@@ -61,14 +61,19 @@ def _reformats(layers: Sequence[Layer]) -> Iterator[_Found]:
             where,
             members,
             "numbers are rewritten in another layout or order between two layers, which computes nothing",
-            "Give neighbouring layers one type and layout; a product with a transposed weight stored transposed needs none.",
+            "Give neighbouring layers one type and layout; a product with a transposed weight stored transposed "
+            "needs none.",
         )
 
 
 def _unfused_attention(layers: Sequence[Layer]) -> Iterator[_Found]:
     parts: dict[str, list[Layer]] = defaultdict(list)
     for layer in layers:
-        if layer.module is not None and "attention" in layer.module and layer.kind in ("softmax", "matmul", "attention"):
+        if (
+            layer.module is not None
+            and "attention" in layer.module
+            and layer.kind in ("softmax", "matmul", "attention")
+        ):
             parts[layer.module].append(layer)
     softmaxes = [
         layer
@@ -80,7 +85,9 @@ def _unfused_attention(layers: Sequence[Layer]) -> Iterator[_Found]:
     for where, members in _by_place(softmaxes):
         modules = {layer.module for layer in members}
         products = [
-            layer for layer in layers if layer.kind == "matmul" and layer.module in modules and layer.weights_bytes in (None, 0)
+            layer
+            for layer in layers
+            if layer.kind == "matmul" and layer.module in modules and layer.weights_bytes in (None, 0)
         ]
         yield _Found(
             "unfused attention",
@@ -88,7 +95,8 @@ def _unfused_attention(layers: Sequence[Layer]) -> Iterator[_Found]:
             (*members, *(layer for layer in products if layer.module is not None)),
             "scores are written to memory, read by a softmax, and read again by the second product; they grow with the "
             "square of the prompt",
-            "Use fused attention: gpt_attention_plugin or context_fmha on, a head size and type that the backend fuses.",
+            "Use fused attention: gpt_attention_plugin or context_fmha on, a head size and type that the backend "
+            "fuses.",
         )
 
 
@@ -107,7 +115,8 @@ def _dtype_islands(layers: Sequence[Layer]) -> Iterator[_Found]:
             where,
             members,
             f"it computes in {island} while the engine computes in {main}: twice the bytes, and casts around it",
-            f"Keep it in {main} unless its accuracy was measured to need {island}; the head in float32 is a common mistake.",
+            f"Keep it in {main} unless its accuracy was measured to need {island}; the head in float32 is a "
+            "common mistake.",
         )
 
 
@@ -153,7 +162,8 @@ def _small_ops(layers: Sequence[Layer]) -> Iterator[_Found]:
             "small ops",
             where,
             members,
-            f"{SMALL_OPS} or more elementwise layers follow each other: each reads and writes memory, and a GPU pays a launch "
+            f"{SMALL_OPS} or more elementwise layers follow each other: each reads and writes memory, and a GPU "
+            "pays a launch "
             "for each",
             "Fuse them: the norm and swiglu plugins, a higher opt_level, or a backend that fuses chains.",
         )
@@ -172,24 +182,27 @@ def _cache_copies(layers: Sequence[Layer]) -> Iterator[_Found]:
             "cache copy",
             where,
             members,
-            "the whole key/value cache is " + ("repeated for every query head" if repeats else "copied") + " in each step, which "
+            "the whole key/value cache is "
+            + ("repeated for every query head" if repeats else "copied")
+            + " in each step, which "
             "costs more with every token it holds",
-            "Update the cache in place (TRT_KVCacheUpdate, the paged plugin, or bound past and present of one memory); give "
+            "Update the cache in place (TRT_KVCacheUpdate, the paged plugin, or bound past and present of one "
+            "memory); give "
             "grouped heads to attention as they are.",
         )
 
 
 def _weights_expanded(layers: Sequence[Layer]) -> Iterator[_Found]:
-    expanded = [
-        layer for layer in layers if layer.kind == "quantize" and (layer.weights_bytes or 0) >= _LARGE_WEIGHTS
-    ]
+    expanded = [layer for layer in layers if layer.kind == "quantize" and (layer.weights_bytes or 0) >= _LARGE_WEIGHTS]
     for where, members in _by_place(expanded):
         yield _Found(
             "weights expanded",
             where,
             members,
-            "packed weights are written out as dense ones in each run, so the step reads more than without quantization",
-            "Use a fused product: weight_only_quant_matmul, weight_only_groupwise_quant_matmul, or opt_level 2 and above.",
+            "packed weights are written out as dense ones in each run, so the step reads more than without "
+            "quantization",
+            "Use a fused product: weight_only_quant_matmul, weight_only_groupwise_quant_matmul, or opt_level 2 "
+            "and above.",
         )
 
 
@@ -234,7 +247,11 @@ def _repeats_heads(layer: Layer) -> bool:
     """Whether a copy makes a tensor of four or more dimensions larger: grouped keys repeated for every query head."""
     if layer.kind != "copy" or not layer.inputs or not layer.outputs or "attention" not in (layer.module or ""):
         return False
-    if "expand" not in layer.type.casefold() and "repeat" not in layer.type.casefold() and "tile" not in layer.type.casefold():
+    if (
+        "expand" not in layer.type.casefold()
+        and "repeat" not in layer.type.casefold()
+        and "tile" not in layer.type.casefold()
+    ):
         return False
     before, after = layer.inputs[0], layer.outputs[0]
     return (

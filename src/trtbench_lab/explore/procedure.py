@@ -317,7 +317,8 @@ def _check_limits(engine: Engine, step: Step) -> None:
     config, build = engine.config.pretrained_config, engine.config.build_config
     if config.mapping.tp_size > 1:
         raise RequestError(
-            f"The engine is split over {config.mapping.tp_size} ranks, which must run together; one cannot be profiled alone.",
+            f"The engine is split over {config.mapping.tp_size} ranks, which must run together; one cannot be "
+            "profiled alone.",
             where=str(engine.directory),
             remedy="Leave --profile out to look at one rank, or profile an engine of one rank.",
         )

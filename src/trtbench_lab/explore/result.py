@@ -161,7 +161,9 @@ class ExploreResult(Result):
     def tables(self) -> list[Table]:
         tables = [Table(columns=("what", "value"), rows=self._facts())]
         if self.patterns:
-            rows = [(p.rule, p.where, len(p.layers), p.time_ms, p.share, f"{p.reason} → {p.remedy}") for p in self.patterns]
+            rows = [
+                (p.rule, p.where, len(p.layers), p.time_ms, p.share, f"{p.reason} → {p.remedy}") for p in self.patterns
+            ]
             columns = ("pattern", "where", "layers", "time (ms)", "share (%)", "why, and what to do")
             tables.append(_without_empty(Table(columns, rows, title="Slow patterns")))
         tables.append(self._groups_table("By module", "module", self.by_group()))
@@ -290,10 +292,9 @@ class ExplorationPair(Result):
         differing = [row for row in self.layers if _differs(row)]
         differing.sort(key=lambda row: -abs((row.second_ms or 0.0) - (row.first_ms or 0.0)))
         rows = [
-            (r.where, " + ".join(r.first) or "none", " + ".join(r.second) or "none", r.first_ms, r.second_ms,
-             r.first_precision if r.first_precision == r.second_precision else f"{r.first_precision or '?'} → {r.second_precision or '?'}")
+            (r.where, " + ".join(r.first) or "none", " + ".join(r.second) or "none", r.first_ms, r.second_ms, _types(r))
             for r in differing[:_TOP]
-        ]  # fmt: skip
+        ]
         if rows:
             columns = ("where", a, b, "first (ms)", "second (ms)", "precision")
             title = f"Largest differences ({len(differing)} of {len(self.layers)} places differ)"
@@ -362,6 +363,12 @@ def _differs(row: AlignedLayers) -> bool:
     if row.first_ms is None or row.second_ms is None:
         return len(row.first) != len(row.second)
     return abs(row.second_ms - row.first_ms) > 0.1 * max(row.first_ms, row.second_ms)
+
+
+def _types(row: AlignedLayers) -> str:
+    if row.first_precision == row.second_precision:
+        return row.first_precision
+    return f"{row.first_precision or 'unknown'} → {row.second_precision or 'unknown'}"
 
 
 def _ratio(first: float | None, second: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Figures of an engine's layers: time by module and type, precision, memory, roofline; two engines against each other."""
+"""Figures of an engine's layers: time by module and type, precision, memory, roofline; two engines compared."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def time_by_module(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
     )
     rows = [(group.name, group.layers, group.time_ms, 100 * (group.time_ms or 0.0) / total) for group in groups]
     caption = (
-        f"Median times of the layers, added up: {format_value(total)} ms. * stands for every decoder layer. {_clock(result)}"
+        f"Median times of the layers, added up: {format_value(total)} ms. * stands for every decoder layer. "
+        f"{_clock(result)}"
     )
     return described(figure, caption, Table(("module", "layers", "time (ms)", "share (%)"), rows))
 
@@ -119,9 +120,13 @@ def time_by_type(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
         showlegend=False,
     )
     rows = [
-        (group.name, kinds[group.name], group.layers, group.time_ms, 100 * (group.time_ms or 0.0) / total) for group in groups
+        (group.name, kinds[group.name], group.layers, group.time_ms, 100 * (group.time_ms or 0.0) / total)
+        for group in groups
     ]
-    caption = f"The engine's own words for its layers; colours tell the sort of work, as in the figure by module. {_clock(result)}"
+    caption = (
+        "The engine's own words for its layers; colours tell the sort of work, as in the figure by module. "
+        f"{_clock(result)}"
+    )
     return described(figure, caption, Table(("type", "work", "layers", "time (ms)", "share (%)"), rows))
 
 
@@ -173,10 +178,13 @@ def precision_map(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
     )
     table = [(row, *(cells[row].get(column, "") for column in columns)) for row in rows]
     caption = (
-        "The type of the weights where a layer has any, else the one it computes in. An odd cell in a row is a layer that was "
+        "The type of the weights where a layer has any, else the one it computes in. An odd cell in a row is a "
+        "layer that was "
         "treated differently; 'all' is what lies outside of the decoder layers."
     )
-    return described(figure, caption, Table(("module", *columns), table), min_width_px=min(1600, 260 + 30 * len(columns)))
+    return described(
+        figure, caption, Table(("module", *columns), table), min_width_px=min(1600, 260 + 30 * len(columns))
+    )
 
 
 def memory_by_module(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
@@ -189,7 +197,7 @@ def memory_by_module(result: ExploreResult, *, theme: str = "auto") -> go.Figure
     names = set(_largest([group.name for group in groups], sizes))
     shown = [group for group in groups if group.name in names]
     divisor, unit = scaled_bytes([max(group.weights_bytes, group.activation_bytes) for group in groups])
-    figure = new_figure(title, _subtitle(result), theme=theme, height=160 + 1.4 * _ROW_PX * len(shown))
+    figure = new_figure(title, _subtitle(result), theme=theme, height=160 + 36 * len(shown))
     go = plotly_graph_objects()
     parts = (("weights", "weights_bytes", OKABE_ITO[0]), ("read and written besides", "activation_bytes", OKABE_ITO[4]))
     for label, attribute, colour in parts:
@@ -213,7 +221,8 @@ def memory_by_module(result: ExploreResult, *, theme: str = "auto") -> go.Figure
     )
     rows = [(group.name, group.weights_bytes / divisor, group.activation_bytes / divisor) for group in groups]
     caption = (
-        "Weights as the engine stores them; inputs and outputs of all layers of a part added up (caches too, which are read "
+        "Weights as the engine stores them; inputs and outputs of all layers of a part added up (caches too, "
+        "which are read "
         "and written in place), so this is traffic and not what lies in memory at one moment."
     )
     return described(figure, caption, Table(("module", f"weights ({unit})", f"tensors ({unit})"), rows))
@@ -258,13 +267,16 @@ def roofline(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
     )
     ceilings = result.ceilings
     caption = "A point a layer, its area its time. " + (
-        f"Lines are what this machine reaches ({ceilings.source}): on the slope a layer is bound by reading, on the flat by "
-        "arithmetic. Bytes are the least that must move; layers whose data stays in the processor's cache may lie above the slope."
+        f"Lines are what this machine reaches ({ceilings.source}): on the slope a layer is bound by reading, on "
+        "the flat by "
+        "arithmetic. Bytes are the least that must move; layers whose data stays in the processor's cache may "
+        "lie above the slope."
         if ceilings.read_bytes_per_s
         else "The machine's ceilings are not known for this source; --ceilings GB/S TFLOP/S draws them."
     )
     rows = [
-        (layer.name, intensity[layer.name], rate[layer.name], layer.time_ms, _limit_share(layer, result)) for layer in points
+        (layer.name, intensity[layer.name], rate[layer.name], layer.time_ms, _limit_share(layer, result))
+        for layer in points
     ]
     columns = ("layer", "FLOP a byte", "GFLOP/s", "time (ms)", "of its ceiling")
     return described(figure, caption, Table(columns, rows))
@@ -280,7 +292,7 @@ def engines_by_module(pair: ExplorationPair, *, theme: str = "auto") -> go.Figur
     names = set(_largest([name for name, _, _ in rows], weight))
     shown = [row for row in rows if row[0] in names]
     what = pair.first._what if pair.first._what == pair.second._what else "different steps, see the notes"
-    figure = new_figure(title, what, theme=theme, height=160 + 1.5 * _ROW_PX * len(shown))
+    figure = new_figure(title, what, theme=theme, height=160 + 38 * len(shown))
     go = plotly_graph_objects()
     fills = colours([pair.first.backend, pair.second.backend])
     for side, label in enumerate(pair.labels):
@@ -323,7 +335,9 @@ def _precisions(result: ExploreResult) -> tuple[dict[str, dict[str, str]], list[
     cells: dict[str, dict[str, str]] = defaultdict(dict)
     for (row, column), layer in heaviest.items():
         cells[row][column] = layer.precision if layer.precision in _PRECISIONS else "other"
-    columns = sorted({column for row in cells.values() for column in row}, key=lambda c: (c == "all", int(c) if c != "all" else 0))
+    columns = sorted(
+        {column for row in cells.values() for column in row}, key=lambda c: (c == "all", int(c) if c != "all" else 0)
+    )
     return dict(cells), columns
 
 

@@ -56,8 +56,8 @@ class Section:
     Attributes
     ----------
     items
-        In order: text (a paragraph), `Code`, `Table`, `Folded`, a `Result` (its tables and the definitions of its metrics), a
-        Plotly figure, or any object with a ``_repr_html_``.
+        In order: text (a paragraph), `Code`, `Table`, `Folded`, a `Result` (its tables and the definitions of its
+        metrics), a Plotly figure, or any object with a ``_repr_html_``.
     """
 
     title: str

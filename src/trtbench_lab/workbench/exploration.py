@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..errors import SpecError
 from ..explore import ExplorationPair, ExploreResult, compare_explorations
@@ -16,12 +17,14 @@ from .written import check_ending, write_result
 
 
 def explore(spec: ExploreSpec, *, progress: ProgressSink | None = None) -> ExploreResult | ExplorationPair:
-    """Return the layers of an engine or file, with their times where they were recorded; with `against` both, aligned."""
+    """Return the layers of an engine or file, with times where they were recorded; with `against` both, aligned."""
     output = Path(spec.output).expanduser() if spec.output is not None else None
     if output is not None:
         check_ending(output)
     if spec.trace is not None and not spec.profile:
-        raise SpecError("Nothing is recorded without --profile.", where="trace", remedy="Add --profile, or leave --trace out.")
+        raise SpecError(
+            "Nothing is recorded without --profile.", where="trace", remedy="Add --profile, or leave --trace out."
+        )
     ceilings = _ceilings(spec)
     first = _one(spec, spec.engine_dir, ceilings, progress, trace=spec.trace)
     result: ExploreResult | ExplorationPair = keep(first)
@@ -36,7 +39,7 @@ def explore(spec: ExploreSpec, *, progress: ProgressSink | None = None) -> Explo
 def _one(
     spec: ExploreSpec, source: str, ceilings: Ceilings, progress: ProgressSink | None, *, trace: str | None
 ) -> ExploreResult:
-    step = {"phase_name": spec.phase, "batch_size": spec.batch_size, "input_length": spec.input_length}
+    step: dict[str, Any] = {"phase_name": spec.phase, "batch_size": spec.batch_size, "input_length": spec.input_length}
     if spec.profile and Path(source).expanduser().is_dir():
         return profile_source(
             source,
@@ -58,7 +61,9 @@ def _ceilings(spec: ExploreSpec) -> Ceilings:
         return Ceilings()
     if len(spec.ceilings) != 2 or min(spec.ceilings) <= 0:
         raise SpecError(
-            "Two positive numbers are needed.", where="ceilings", remedy="Write --ceilings 4330 767: GB/s read, TFLOP/s."
+            "Two positive numbers are needed.",
+            where="ceilings",
+            remedy="Write --ceilings 4330 767: GB/s read, TFLOP/s.",
         )
     gigabytes, teraflops = spec.ceilings
     return Ceilings(read_bytes_per_s=gigabytes * 1e9, flops_per_s=teraflops * 1e12, source="as given")
@@ -69,6 +74,8 @@ def _write(path: Path, result: ExploreResult | ExplorationPair) -> None:
         from ..reports import write_report
         from ..reports.exploration import exploration_sections
 
-        write_report(target, result.title, exploration_sections(result), subtitle="What the engine does, layer by layer")
+        write_report(
+            target, result.title, exploration_sections(result), subtitle="What the engine does, layer by layer"
+        )
 
     write_result(path, result, html)

@@ -29,6 +29,8 @@ def write_result(path: Path, result: Any, html: Callable[[Path], Any]) -> None:
     if path.suffix.lower() == ".html":
         html(path)
         return
-    text = json.dumps(result.to_dict(), indent=1, ensure_ascii=False) if path.suffix.lower() == ".json" else repr(result)
+    text = (
+        json.dumps(result.to_dict(), indent=1, ensure_ascii=False) if path.suffix.lower() == ".json" else repr(result)
+    )
     with staged_file(path) as staging:
         staging.write_text(f"{text}\n", encoding="utf-8")

@@ -59,7 +59,9 @@ def _layer(
 ) -> Layer:
     name = node.name or f"{node.op_type} #{number}"
     weights = [constants[tensor] for tensor in node.input if tensor in constants]
-    inputs = tuple(known.get(tensor, TensorFacts(name=tensor)) for tensor in node.input if tensor and tensor not in constants)
+    inputs = tuple(
+        known.get(tensor, TensorFacts(name=tensor)) for tensor in node.input if tensor and tensor not in constants
+    )
     outputs = tuple(known.get(tensor, TensorFacts(name=tensor)) for tensor in node.output if tensor)
     type_ = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
     return with_work(

@@ -48,13 +48,16 @@ def read_profile(content: Any, where: str, *, graph: Sequence[Layer] = (), skip_
             index = str(arguments.get("node_index", "")) if isinstance(arguments, Mapping) else ""
             events[index, str(event["name"]).removesuffix(_SUFFIX)].append(event)
     known = {layer.name: layer for layer in graph}
-    layers = [layer for (_, name), found in events.items() if (layer := _layer(name, found[skip_runs:], known)) is not None]
+    layers = [
+        layer for (_, name), found in events.items() if (layer := _layer(name, found[skip_runs:], known)) is not None
+    ]
     notes = ["Times include what the profiler itself costs, about 1 to 3 µs a node."]
     placed = _placed_between_neighbours(layers, known) if known else layers
     inferred = sum(layer.inferred for layer in placed)
     if inferred:
         notes.append(
-            f"{inferred} layers are ONNX Runtime's own fusions, whose names tell no module: they stand where their neighbours do."
+            f"{inferred} layers are ONNX Runtime's own fusions, whose names tell no module: they stand where "
+            "their neighbours do."
         )
     return Reading(form=FORM, backend="onnxruntime", layers=tuple(placed), notes=notes)
 

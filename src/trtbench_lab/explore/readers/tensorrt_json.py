@@ -29,7 +29,8 @@ _KNOWN_FIELDS = frozenset(
         "Weights", "Bias", "Attributes", "Activation", "Constants", "Shape", "Scale", "Origin", "ParameterSubType",
         "Operations", "NbInputArgs", "InputArgs", "NbOutputVars", "OutputVars", "NbParams", "Params", "NbLiterals",
         "Literals", "NbOperations", "OutChannelPerm", "OutputChannels", "HasBias", "HasReLU", "HasSparseWeights",
-        "Kernel", "PaddingMode", "PrePadding", "PostPadding", "Stride", "Dilation", "Groups", "AllowSparse", "SubLayers",
+        "Kernel", "PaddingMode", "PrePadding", "PostPadding", "Stride", "Dilation", "Groups", "AllowSparse",
+        "SubLayers",
         "InputMappingType", "ConvXAsActInputIdx", "ConvXAsConvIdx", "PluginName", "PluginVersion", "PluginNamespace",
         "Alpha", "Beta", "Axis", "Axes", "Dimensions", "Slope", "Power", "Type", "KeepDims", "Mode",
     }
@@ -69,7 +70,8 @@ def read_inspector(content: Any, where: str, times: Mapping[str, Sequence[float]
     layers = [_layer(item, unknown) for item in content["Layers"]]
     if layers and all(isinstance(item, str) for item in content["Layers"]):
         notes.append(
-            "The file holds layers' names only: no precision, tactics or memory. Build with --profiling_verbosity detailed "
+            "The file holds layers' names only: no precision, tactics or memory. Build with "
+            "--profiling_verbosity detailed "
             "to see them."
         )
     if not layers:
@@ -81,13 +83,15 @@ def read_inspector(content: Any, where: str, times: Mapping[str, Sequence[float]
         layers, unmatched = _timed(layers, times)
         if unmatched:
             notes.append(
-                f"{len(unmatched)} timed layers are not in the inspector's list and stand at the end: {', '.join(unmatched[:3])}"
+                f"{len(unmatched)} timed layers are not in the inspector's list and stand at the end: "
+                f"{', '.join(unmatched[:3])}"
                 + (" …" if len(unmatched) > 3 else "")
             )
     profiles = {found.group() for layer in layers if (found := _PROFILE_SUFFIX.search(layer.name))}
     if profiles:
         notes.append(
-            f"Layers of {len(profiles) + 1} optimization profiles are listed one after another; a run uses those of one."
+            f"Layers of {len(profiles) + 1} optimization profiles are listed one after another; a run uses those "
+            "of one."
         )
     return Reading(form=FORM, backend="tensorrt", layers=tuple(layers), io=_io(content), notes=notes)
 
@@ -127,9 +131,7 @@ def read_only_times(content: Any, where: str) -> Reading:
     layers = tuple(_named(name, values) for name, values in read_times(content, where).items())
     note = "Only times are known: no precision, tactics or memory. Give the inspector's JSON and these by --times."
     table = content if isinstance(content, Mapping) else {}
-    return Reading(
-        form="TensorRT layer times", backend="tensorrt", layers=layers, notes=[note], **_what_was_run(table)
-    )
+    return Reading(form="TensorRT layer times", backend="tensorrt", layers=layers, notes=[note], **_what_was_run(table))
 
 
 def _what_was_run(table: Mapping[str, Any]) -> dict[str, Any]:

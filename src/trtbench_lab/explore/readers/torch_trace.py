@@ -74,7 +74,9 @@ def read_trace(
         else "Times are those of operators on the CPU, and include what the profiler itself costs, some µs an operator."
     ]
     if loose:
-        notes.append(f"{len(loose)} kernels have no operator that launched them (a CUDA graph): their module is not known.")
+        notes.append(
+            f"{len(loose)} kernels have no operator that launched them (a CUDA graph): their module is not known."
+        )
     if not any(layer.module for layer in layers):
         notes.append("The trace marks no modules: record it with `trtbench explore ENGINE --profile` to have them.")
     return Reading(form=FORM, backend="torch", layers=tuple(_with_weights(layers, weights or {})), notes=notes)

@@ -96,7 +96,9 @@ def bind_step(executor: Executor, step: Step) -> dict[str, torch.Tensor]:
             shape = [step.batch_size]
         if paged and spec.name == "logits":
             shape[0] = step.batch_size
-        tensors[spec.name] = _content(spec.name, spec.dtype, shape, executor, step, sizes, generator).to(executor.device)
+        tensors[spec.name] = _content(spec.name, spec.dtype, shape, executor, step, sizes, generator).to(
+            executor.device
+        )
     for name, tensor in tensors.items():
         executor.bind(name, tensor)
     return tensors

@@ -13,7 +13,8 @@ class ExploreSpec(Spec):
     """Look into an engine: layers, precision, tactics, memory, time by module; what is slow; engine against engine."""
 
     engine_dir: str = option(
-        help="Folder of an engine of any backend; or a file: TensorRT's inspector JSON, an ONNX Runtime profile, a torch "
+        help="Folder of an engine of any backend; or a file: TensorRT's inspector JSON, an ONNX Runtime profile, "
+        "a torch "
         "profiler trace, an ONNX network.",
         flags=("--engine",),
         metavar="PATH",
@@ -41,7 +42,11 @@ class ExploreSpec(Spec):
     )
     batch_size: int = option(default=1, help="Rows of the step.", minimum=1, group="run")
     input_length: int = option(
-        default=64, help="Tokens a row has in the cache (decode) or brings (prompt).", minimum=1, unit="tokens", group="run"
+        default=64,
+        help="Tokens a row has in the cache (decode) or brings (prompt).",
+        minimum=1,
+        unit="tokens",
+        group="run",
     )
     num_runs: int = option(default=20, help="Recorded runs.", minimum=1, maximum=10000, group="run")
     warm_up: int = option(default=3, help="Runs before the recorded ones.", minimum=0, group="run")
@@ -54,7 +59,8 @@ class ExploreSpec(Spec):
     )
     ceilings: tuple[float, ...] = option(
         default=(),
-        help="What the machine of a saved file reaches, as GB/s read and TFLOP/s, for the roofline; with --profile they are "
+        help="What the machine of a saved file reaches, as GB/s read and TFLOP/s, for the roofline; with "
+        "--profile they are "
         "measured.",
         nargs=2,
         metavar="GB/S TFLOP/S",
@@ -74,7 +80,7 @@ class ExploreSpec(Spec):
 
 
 class LintSpec(Spec):
-    """Check an ONNX network by every rule of TensorRT's parser, without TensorRT; exit code 1 when anything is found."""
+    """Check an ONNX network by every rule of TensorRT's parser, without TensorRT; exit code 1 for findings."""
 
     model: str = option(
         help="ONNX file; its external data is measured, not read.",
