@@ -30,6 +30,18 @@ _WITHOUT_EFFECT = {
 }
 
 
+# What belongs to the paged form, and is settled with it.
+PAGED_OPTIONS = ("gpt_attention_plugin", "remove_input_padding", "paged_kv_cache", "use_inflight_batching")
+
+
+def wants_paged(model_config: ModelConfig, plugins: PluginConfig) -> bool:
+    """Whether the paged form was asked for outright, or is needed: by in-flight batching or by a quantized cache."""
+    if not plugins.enabled("gpt_attention_plugin"):
+        return False
+    asked = plugins.gpt_attention_plugin != "auto" or plugins.use_inflight_batching
+    return asked or model_config.quantization.kv_cache_quant_algo is not None
+
+
 def resolve_without_plugins(
     model_config: ModelConfig,
     build_config: BuildConfig,
@@ -38,6 +50,7 @@ def resolve_without_plugins(
     compute_dtypes: tuple[str, ...],
     reason: str,
     plugins: tuple[str, ...] = (),
+    paged: bool = False,
 ) -> tuple[BuildConfig, list[str]]:
     """Return the configuration that `backend` builds, and a sentence for each choice and each option not honoured.
 
@@ -53,6 +66,8 @@ def resolve_without_plugins(
         Why other types are not among them, as the end of a sentence.
     plugins
         Options of `PluginConfig` that the backend honours.
+    paged
+        Whether the engine gets the paged form, see `wants_paged`.
 
     Raises
     ------
@@ -60,15 +75,19 @@ def resolve_without_plugins(
         When the network or the quantization of the model cannot be built.
     """
     try:
-        check_supported(model_config)
+        check_supported(model_config, paged=paged)
         scheme_from_config(model_config.quantization)
     except SpecError as error:
         raise BuildError(error.what, where=error.where, remedy=error.remedy) from error
     dtype, notes = _compute_dtype(model_config, build_config, compute_dtypes, reason)
-    settled, plugin_notes = _plugins(build_config.plugin_config, backend, plugins)
+    settled, plugin_notes = _plugins(build_config.plugin_config, backend, plugins, paged)
+    if paged:
+        settled = settled.replace(gpt_attention_plugin=dtype, remove_input_padding=True, paged_kv_cache=True)
     changes: dict[str, object] = {"backend": backend, "compute_dtype": dtype, "plugin_config": settled}
     defaults = BuildConfig()
     for name, reason_why in _WITHOUT_EFFECT.items():
+        if paged and name == "max_num_tokens":
+            continue
         if getattr(build_config, name) != getattr(defaults, name):
             changes[name] = getattr(defaults, name)
             notes.append(f"{name} has no effect: {reason_why}.")
@@ -87,21 +106,28 @@ def _compute_dtype(
     return available[0], [f"Computes in {available[0]}, though {source}: {reason}."]
 
 
-def _plugins(asked: PluginConfig, backend: str, honoured: tuple[str, ...]) -> tuple[PluginConfig, list[str]]:
+def _plugins(
+    asked: PluginConfig, backend: str, honoured: tuple[str, ...], paged: bool
+) -> tuple[PluginConfig, list[str]]:
     """Turn off what needs a plugin; say so where it was on, in one sentence for defaults and one for each wish."""
     defaults, notes = PluginConfig(), []
     changes: dict[str, object] = {}
     wished, by_default = [], []
     for info in PluginConfig.options():
         value, off = getattr(asked, info.name), _off_value(getattr(defaults, info.name))
-        if off is None or value == off or info.name in honoured:
+        if off is None or value == off or info.name in honoured or (paged and info.name in PAGED_OPTIONS):
             continue
         changes[info.name] = off
         if value != getattr(defaults, info.name):
             wished.append(info.name)
         elif info.name in ("gpt_attention_plugin", "context_fmha", "remove_input_padding", "paged_kv_cache"):
             by_default.append(info.name)
-    if by_default:
+    if paged:
+        notes.append(
+            f"The attention plugin over packed tokens and a paged cache runs as its definition in plain operators: the "
+            f"{backend} backend has no kernel for it here."
+        )
+    elif by_default:
         notes.append(
             f"{', '.join(by_default)}: off, since packed input, paged cache and their fused attention are TensorRT "
             f"plugins; the {backend} backend runs its own attention layers over a padded batch and a contiguous cache."

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from ...checkpoint import open_checkpoint
 from ...errors import BuildError, EngineError
-from ...network.signature import signature
+from ...network.signature import PagedForm, paged_signature, signature
 from ...quantization.weight_only import scheme_from_config
-from ...specs import BuildConfig, ModelConfig
+from ...specs import BuildConfig, ModelConfig, QuantAlgo
 from ..protocol import Availability, BuildReporter, EngineDescription, Resolution, engine_file_name
-from ..resolve import resolve_without_plugins
-from ..trial import trial_run
+from ..resolve import resolve_without_plugins, wants_paged
+from ..trial import paged_trial_run, trial_run
 from .attention import fusible
 from .executor import MANY_TOKENS, OnnxRuntimeExecutor
+from .paged_executor import PagedOnnxRuntimeExecutor
 from .session import onnxruntime, open_session
 
 NETWORK_NAME = "network.onnx"
@@ -51,12 +52,19 @@ class OnnxRuntimeBuilder:
                 where="mapping.world_size",
                 remedy="Use the torch backend, or convert the model with tp_size 1 and pp_size 1.",
             )
+        if model_config.quantization.kv_cache_quant_algo is QuantAlgo.FP8:
+            raise BuildError(
+                "ONNX Runtime's CPU kernels read no K/V cache of type FP8.",
+                where="quantization.kv_cache_quant_algo",
+                remedy="Use the torch or tensorrt backend, or convert with an INT8 cache or none.",
+            )
         config, notes = resolve_without_plugins(
             model_config,
             build_config,
             self.backend,
             compute_dtypes=("float32",),
             reason="ONNX Runtime's CPU kernels are float32",
+            paged=wants_paged(model_config, build_config.plugin_config),
         )
         if model_config.quantization.quant_algo is not None:
             notes.append(weight_only_note(model_config, config))
@@ -75,7 +83,9 @@ class OnnxRuntimeBuilder:
             from .lowering import lower_for_onnxruntime
             from .weight_only import Products
 
-            network = export_network(config, max_positions=max_positions, log=report.log)
+            network = export_network(
+                config, max_positions=max_positions, plugin_config=build_config.plugin_config, log=report.log
+            )
         report.check_cancelled()
         if build_config.visualize:
             with report.phase("write portable network"):
@@ -94,8 +104,11 @@ class OnnxRuntimeBuilder:
         report.check_cancelled()
         with report.phase("verify engine"):
             executor = self._load(output_dir, rank, config, build_config)
-            for prompt_length in (2, MANY_TOKENS)[: len(networks)]:
-                trial_run(executor, max_positions, prompt_length=prompt_length)
+            if form_of(config, build_config) is not None:
+                paged_trial_run(executor, max_positions)
+            else:
+                for prompt_length in (2, MANY_TOKENS)[: len(networks)]:
+                    trial_run(executor, max_positions, prompt_length=prompt_length)
             executor.close()
 
     def load(
@@ -147,16 +160,34 @@ class OnnxRuntimeBuilder:
             for number, path in enumerate(paths)
         ]
         files = [*paths, paths[0].with_name(f"{paths[0].name}.data")]
+        weights_bytes = sum(path.stat().st_size for path in files if path.is_file())
+        max_positions = build_config.resolved_max_seq_len(config)
+        form = form_of(config, build_config)
+        if form is not None:
+            size, dtype = form.tokens_per_block, form.cache_dtype
+            return PagedOnnxRuntimeExecutor(
+                sessions[0],
+                paged_signature(config, config.mapping, "float32", tokens_per_block=size, cache_dtype=dtype),
+                config,
+                max_positions=max_positions,
+                weights_bytes=weights_bytes,
+                network_files=paths,
+            )
         return OnnxRuntimeExecutor(
             sessions[0],
             signature(config, config.mapping, "float32"),
             config,
-            max_positions=build_config.resolved_max_seq_len(config),
+            max_positions=max_positions,
             chunks_row_by_row=fuses_attention(config, build_config),
-            weights_bytes=sum(path.stat().st_size for path in files if path.is_file()),
+            weights_bytes=weights_bytes,
             prompt_session=sessions[1] if len(sessions) > 1 else None,
             network_files=paths,
         )
+
+
+def form_of(config: ModelConfig, build_config: BuildConfig) -> PagedForm | None:
+    """Return how the engine's cache is paged, None for the padded form."""
+    return PagedForm.of(config, build_config.plugin_config)
 
 
 def fast(build_config: BuildConfig) -> bool:
@@ -166,6 +197,8 @@ def fast(build_config: BuildConfig) -> bool:
 
 def has_prompt_network(config: ModelConfig, build_config: BuildConfig) -> bool:
     """Whether the engine holds 4-bit weights a second time, one a byte, for prompts: levels 3 and above."""
+    if form_of(config, build_config) is not None:
+        return False
     scheme = scheme_from_config(config.quantization)
     return build_config.opt_level >= 3 and scheme is not None and scheme.bits == 4 and scheme.group_size is None
 
@@ -177,7 +210,7 @@ def prompt_file(folder: Path, rank: int) -> Path:
 
 def fuses_attention(config: ModelConfig, build_config: BuildConfig) -> bool:
     """Whether the engine has fused attention nodes."""
-    return fast(build_config) and fusible(config)
+    return form_of(config, build_config) is None and fast(build_config) and fusible(config)
 
 
 def weight_only_note(config: ModelConfig, build_config: BuildConfig) -> str:

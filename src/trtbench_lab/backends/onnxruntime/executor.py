@@ -15,7 +15,7 @@ from ..bindings import Bindings
 
 MANY_TOKENS = 16
 """New tokens of a run from which on the prompt network is the quicker one."""
-_NUMPY_NAMES = {"int64": "int64", "float32": "float32", "float16": "float16"}
+_NUMPY_NAMES = {name: name for name in ("int32", "int64", "float32", "float16", "int8")}
 
 
 class OnnxRuntimeExecutor:

@@ -8,6 +8,7 @@ from ...network.export import ExportedNetwork
 from ...network.initializers import Initializer
 from ...network.ops import TENSORRT_DOMAIN
 from ...plugins.function_node import PLUGIN_DOMAIN
+from ...plugins.registry import plugins_by_op_type
 from ...specs import ModelConfig
 from .attention import lower_attention
 from .graph_edits import MICROSOFT_DOMAIN, remove_unused
@@ -17,7 +18,7 @@ from .weight_only import Products, lower_weight_only
 def lower_for_onnxruntime(
     network: ExportedNetwork, config: ModelConfig, *, fuse_attention: bool, products: Products
 ) -> None:
-    """Rewrite `network` in place: no node outside of ONNX's and ONNX Runtime's own domains is left.
+    """Rewrite `network` in place: of nodes outside of ONNX's and ONNX Runtime's domains, plugins' keep their functions.
 
     Parameters
     ----------
@@ -35,17 +36,19 @@ def lower_for_onnxruntime(
     Tried and left out, because a decode step of a 124M model took the same time to 2 %: residual additions joined with
     norms (SkipLayerNormalization), and a mask of numbers made once instead of one of booleans in each layer.
     """
-    model = network.model
+    model, plugins = network.model, plugins_by_op_type()
     lower_attention(model.graph, config, fused=fuse_attention)
     for node in list(model.graph):
-        if node.domain == PLUGIN_DOMAIN:
+        if node.domain == PLUGIN_DOMAIN and node.op_type not in plugins:
             lower_weight_only(node, network, products)
         elif not node.domain and node.op_type == "MatMul":
             _store_transposed(node, network)
     remove_unused(model.graph)
-    model.functions.clear()
+    for key in [one for one in model.functions if one[1] not in plugins]:
+        del model.functions[key]
     model.opset_imports.pop(TENSORRT_DOMAIN, None)
-    model.opset_imports.pop(PLUGIN_DOMAIN, None)
+    if not model.functions:
+        model.opset_imports.pop(PLUGIN_DOMAIN, None)
     model.opset_imports[MICROSOFT_DOMAIN] = 1
 
 

@@ -41,7 +41,7 @@ def flash_kernel(
     """
     tile = num_tiles - 1 - tl.program_id(0)  # late tiles see most keys: they start first
     origin = tl.load(starts_ptr)
-    row = -1
+    row = origin * 0 - 1
     for base in range(0, num_rows + 1, 128):
         r = base + tl.arange(0, 128)
         start = tl.load(starts_ptr + r, mask=r <= num_rows, other=0)
