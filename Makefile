@@ -20,7 +20,7 @@ help:
 	@echo "make tour   set up .venv and run notebooks/00_tour.ipynb; results go to $(TOUR)/"
 	@echo "make lab    open the tour in JupyterLab"
 	@echo "make test   lint, type check, import floors and every CPU test"
-	@echo "make docs   write docs/options.md anew from the specs"
+	@echo "make docs   write the tables of docs/options.md and docs/plugins.md anew"
 	@echo "make clean  remove $(VENV) and build/"
 
 $(VENV)/.lab: constraints.txt pyproject.toml scripts/setup_environment.sh
@@ -57,6 +57,7 @@ floors: $(VENV)/.test
 
 docs: $(VENV)/.lab
 	@$(BIN)/python scripts/make_option_table.py
+	@$(BIN)/python scripts/make_plugin_table.py
 
 clean:
 	rm -rf $(VENV) build

@@ -106,7 +106,7 @@ def _plugin(kind: str, add: bool, quantized: str) -> Plugin:
         for dtype in FLOATS
     )
     what = "residual sum and " if add else ""
-    after = ", and the quantization of their result" if quantized else ""
+    after = ", and the quantization of the result" if quantized else ""
     return Plugin(
         name=name,
         op_type=("Add" if add else "") + op_type + _QUANTIZED[quantized],
@@ -120,7 +120,7 @@ def _plugin(kind: str, add: bool, quantized: str) -> Plugin:
         kernels="norms",
         onnx_body="\n".join(lines),
         switches=(switch,),
-        replaces=f"{what}{kind.replace('_', ' ')}{after}",
+        replaces=f"{what}{'RMS' if kind == 'rms_norm' else 'layer'} norm{after}",
     )
 
 
