@@ -8,6 +8,7 @@ from typing import Any
 from tests.benchmark.fakes import FakeRunner, Limits
 
 from trtbench_lab.benchmark import BenchResult, run_static
+from trtbench_lab.benchmark.serving_result import ServedRequest, ServingResult, StepColumns
 from trtbench_lab.evaluation.bootstrap import Interval
 from trtbench_lab.evaluation.compare_result import CompareResult, PromptComparison, SideMemory, SideOutput
 from trtbench_lab.evaluation.divergence import LogitDifference
@@ -32,6 +33,32 @@ def bench(
     config = BenchConfig(batch_size=batch_size, input_output_len="16,8", num_runs=runs, duration_s=0.0, warm_up=1)
     labels = {key: facts.pop(key) for key in ("model", "name") if key in facts}
     return run_static(runner, config, **{"model": "gpt2", **labels}, facts=facts)
+
+
+def serving(backend: str = "onnxruntime", *, requests: int = 6, **facts: Any) -> ServingResult:
+    """Requests a tenth of a second apart, each with 5 tokens; the first failed."""
+    served = [
+        ServedRequest(
+            input_length=8,
+            output_length=5,
+            sent_ns=i * 100_000_000,
+            token_ns=[] if i == 0 else [i * 100_000_000 + (40 + 7 * t + i) * 1_000_000 for t in range(5)],
+            error="it failed" if i == 0 else None,
+        )
+        for i in range(requests)
+    ]
+    steps = StepColumns(
+        submitted_ns=[0, 50_000_000],
+        known_ns=[40_000_000, 90_000_000],
+        planning_ns=[1000, 2000],
+        decode_rows=[0, 2],
+        prompt_tokens=[8, 8],
+        running=[1, 2],
+        waiting=[3, 0],
+        blocks_in_use=[1, 2],
+    )
+    labels = {"model": "gpt2", "slo_ms": {"ttft": 50.0}, **facts}
+    return ServingResult(backend=backend, requests=served, steps=steps, **labels)
 
 
 def comparison() -> CompareResult:

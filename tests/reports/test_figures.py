@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.reports.samples import bench, comparison, summary
+from tests.reports.samples import bench, comparison, serving, summary
 
 from trtbench_lab.errors import ResultsError, SpecError
 from trtbench_lab.reports import figures_for
@@ -23,6 +23,9 @@ from trtbench_lab.reports.figures import (
     memory,
     quantization_tradeoff,
     rouge_bars,
+    serving_latency,
+    serving_throughput,
+    serving_timeline,
     side_by_side,
     summarize_speed,
     throughput_over_batch,
@@ -43,6 +46,9 @@ ALL: dict[str, Callable[[str], Any]] = {
     "side_by_side": lambda theme: side_by_side(pair(), theme=theme),
     "throughput_over_batch": lambda theme: throughput_over_batch(pair(), theme=theme),
     "memory": lambda theme: memory(pair(), theme=theme),
+    "serving_timeline": lambda theme: serving_timeline(serving(), theme=theme),
+    "serving_latency": lambda theme: serving_latency([serving(), serving(policy="static batches")], theme=theme),
+    "serving_throughput": lambda theme: serving_throughput([serving(), serving("tensorrt")], theme=theme),
     "compare_speed": lambda theme: compare_speed(comparison(), theme=theme),
     "compare_memory": lambda theme: compare_memory(comparison(), theme=theme),
     "rouge_bars": lambda theme: rouge_bars(summary(), theme=theme),
@@ -327,3 +333,23 @@ def test_bytes_are_scaled_by_powers_of_1024():
     assert scaled_bytes([5 << 20]) == (2.0**20, "MiB")
     assert scaled_bytes([10]) == (1024.0, "KiB")
     assert scaled_bytes([]) == (1024.0, "KiB")
+
+
+def test_serving_figures_say_what_the_result_says():
+    result = serving()
+    timeline, ttft, gaps, throughput = figures_for(result)
+    table = numbers_of(timeline)
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["1", "2", "3", "4", "5"]
+    assert "serving" in timeline.layout.title.subtitle.text
+    curve = ttft.data[0]
+    assert list(curve.x) == sorted(result.series("request_ttft_ms"))
+    assert list(curve.y) == [0.0, 25.0, 50.0, 75.0, 100.0]
+    assert gaps.data[0].x[0] == 7.0
+    assert result.output_tokens_per_second in throughput.data[0].x
+    assert len({trace.xaxis for trace in throughput.data}) == 3  # goodput too, as a service level is stated
+    with pytest.raises(SpecError, match="Did you mean 'request_ttft_ms'"):
+        serving_latency(result, metric="request_tftt_ms")
+    empty = serving(requests=1)
+    assert "No request" in caption_of(serving_timeline(empty))
+    assert "No request" in caption_of(serving_latency(empty))

@@ -206,7 +206,8 @@ class BenchResult(Result):
                     self.share_of_read_bandwidth(point),
                 )
             )
-        return Table(columns, rows, title="Speed", note=f"Clock: {self.clock}. Tokens are new tokens of all rows.")
+        note = f"Engine-only: static batches, no queue. Clock: {self.clock}. Tokens are new tokens of all rows."
+        return Table(columns, rows, title="Speed", note=note)
 
     def _percentile_table(self) -> Table:
         columns = ("batch", "input", "output", "metric", "n", "mean", "std", "p50", "p90", "p95", "p99", "max")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..benchmark.result import BenchResult
+from ..benchmark.serving_result import ServingResult
 from ..evaluation.compare_result import CompareResult
 from ..evaluation.summarize_result import SummarizeResult
 from ..explore.result import ExplorationPair, ExploreResult
@@ -21,6 +22,7 @@ from .layers import (
     time_by_type,
 )
 from .memory import compare_memory, memory
+from .serving import serving_latency, serving_throughput, serving_timeline
 from .sides import compare_speed, rouge_bars, summarize_speed
 from .throughput import side_by_side, throughput_over_batch
 from .tradeoff import QuantizedRun, quantization_tradeoff
@@ -44,6 +46,9 @@ __all__ = [
     "quantization_tradeoff",
     "roofline",
     "rouge_bars",
+    "serving_latency",
+    "serving_throughput",
+    "serving_timeline",
     "side_by_side",
     "summarize_speed",
     "throughput_over_batch",
@@ -59,6 +64,13 @@ def figures_for(result: Result, *, theme: str = "auto") -> list[go.Figure]:
         if len({point.batch_size for point in result.points}) > 1:
             figures.append(throughput_over_batch(result, theme=theme))
         return [*figures, memory(result, theme=theme)]
+    if isinstance(result, ServingResult):
+        return [
+            serving_timeline(result, theme=theme),
+            serving_latency(result, metric="request_ttft_ms", theme=theme),
+            serving_latency(result, metric="request_itl_ms", theme=theme),
+            serving_throughput(result, theme=theme),
+        ]
     if isinstance(result, CompareResult):
         return [
             compare_speed(result, theme=theme),

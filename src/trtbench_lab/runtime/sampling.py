@@ -265,8 +265,8 @@ class RowSampler:
     ``torch.manual_seed(seed)`` followed by Hugging Face's ``generate(do_sample=True)`` makes.
 
     A draw is a race: token i arrives at time e_i / p_i, with e_i exponential, and the first to arrive wins with
-    probability p_i. ``torch.multinomial`` runs this race among all tokens; here, on a CPU, times are only worked out for
-    tokens that top-k and top-p have left in, from the same random numbers.
+    probability p_i. ``torch.multinomial`` runs this race among all tokens; here, on a CPU, times are only worked out
+    for tokens that top-k and top-p have left in, from the same random numbers.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
