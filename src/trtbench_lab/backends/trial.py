@@ -18,7 +18,9 @@ def trial_run(executor: Executor, max_positions: int, *, prompt_length: int = 2)
         When logits are not finite, or keys did not arrive in the bound cache.
     """
     length = min(prompt_length, max_positions)
-    capacity = length + 2
+    # Some engines fix the capacities of their caches: the smallest that holds the prompt and one more token will do.
+    fixed = tuple(getattr(executor, "cache_capacities", ()))
+    capacity = next((size for size in fixed if size > length), fixed[-1]) if fixed else length + 2
     sizes = {BATCH: 1, LENGTH: length, LOGITS: 1, CAPACITY: capacity}
     tensors: dict[str, torch.Tensor] = {}
     for spec in executor.io:
