@@ -115,7 +115,7 @@ def test_notes_go_to_stderr_unless_quiet(work: Any, capsys: pytest.CaptureFixtur
         (["build", "demo", "--gemm_plugn", "auto"], "Did you mean --gemm_plugin?"),
         (["biuld", "demo"], "Did you mean 'build'?"),
         (["build"], "build needs --checkpoint_dir"),
-        (["convert", "demo", "--smoothquant", "0.5"], "not available in this version"),
+        (["convert", "demo", "--smoothquant", "0.5", "--use_weight_only"], "exclude each other"),
     ],
 )
 def test_lines_that_are_not_understood_end_with_2(

@@ -24,7 +24,7 @@ def tab(shell: InteractiveShell, line: str) -> list[str]:
         ("%trt_build demo --max_b", ["--max_batch_size", "--max_beam_width"]),
         ("x = %trt_build demo gemm_plugin=f", ["gemm_plugin=float16", "gemm_plugin=float32"]),
         ("trt_convert dem", ["demo", "demo:gpt2", "demo:llama"]),
-        ("%trt_quantize demo --qformat in", ["int8_wo", "int4_wo"]),
+        ("%trt_quantize demo --qformat in", ["int8_wo", "int4_wo", "int4_awq", "int4_gptq", "int8_sq"]),
     ],
 )
 def test_ipython_offers_options_and_choices(

@@ -378,18 +378,6 @@ BROKEN: dict[str, tuple[list[Spec], Gpu | None, str, dict[str, object] | None]] 
         "per_token chooses the scales of SmoothQuant",
         {"ConvertSpec.per_token": False},
     ),
-    "SmoothQuant of a later version": (
-        [ConvertSpec(source="m", smoothquant=0.5, per_channel=True)],
-        None,
-        "SmoothQuant is not available in this version",
-        {"ConvertSpec.smoothquant": None, "ConvertSpec.per_token": False, "ConvertSpec.per_channel": False},
-    ),
-    "INT8 cache of a later version": (
-        [ConvertSpec(source="m", int8_kv_cache=True)],
-        None,
-        "INT8 K/V cache is not available in this version",
-        {"ConvertSpec.int8_kv_cache": False},
-    ),
     "NeMo of a later version": ([ConvertSpec(source="a/b.nemo")], None, "NeMo files are not available", None),
     "sharing over ranks, when converting": (
         [ConvertSpec(source="m", share_embedding_table=True, mapping=Mapping(tp_size=2))],
@@ -412,8 +400,20 @@ BROKEN: dict[str, tuple[list[Spec], Gpu | None, str, dict[str, object] | None]] 
     "groups of nothing": (
         [QuantizeSpec(source="m", qformat="full_prec", group_size=64)],
         None,
-        "full_prec quantizes nothing",
-        {"QuantizeSpec.qformat": "int8_wo"},
+        "group_size belongs to qformat int4_wo, int8_wo, int4_awq, int4_gptq and w4a8_awq, and qformat is full_prec",
+        {"QuantizeSpec.group_size": None},
+    ),
+    "SmoothQuant's scales for another format": (
+        [QuantizeSpec(source="m", qformat="int4_awq", per_token=True)],
+        None,
+        "per_token belongs to qformat int8_sq",
+        {"QuantizeSpec.per_token": False},
+    ),
+    "GPTQ's order for another format": (
+        [QuantizeSpec(source="m", qformat="fp8", act_order=True)],
+        None,
+        "act_order belongs to qformat int4_gptq",
+        {"QuantizeSpec.act_order": False},
     ),
     "another world than the checkpoint's": (
         [BuildSpec(checkpoint_dir="c", world_size=4), Mapping(tp_size=2)],

@@ -88,6 +88,36 @@ ACCEPTED: list[tuple[str, str, dict[str, Any]]] = [
         {"qformat": "int4_wo", "quant_config.group_size": 128},
     ),
     (
+        "quantize",
+        "quantize.py --model_dir D --qformat fp8 --kv_cache_dtype fp8 --calib_size 512 --output_dir O --tp_size 2",
+        {
+            "quant_config.quant_algo": "FP8",
+            "quant_config.kv_cache_quant_algo": "FP8",
+            "calibration.calib_size": 512,
+            "mapping.tp_size": 2,
+        },
+    ),
+    (
+        "quantize",
+        "--model_dir D --qformat int4_awq --output_dir O --awq_block_size 64",
+        {"quant_config.quant_algo": "W4A16_AWQ", "quant_config.group_size": 64, "quant_config.pre_quant_scale": True},
+    ),
+    (
+        "quantize",
+        "--model_dir D --qformat w4a8_awq --kv_cache_dtype int8 --output_dir O",
+        {"quant_config.quant_algo": "W4A8_AWQ", "quant_config.kv_cache_quant_algo": "INT8"},
+    ),
+    (
+        "convert",
+        "hf_gpt_convert.py -i gpt2 -o c-model/gpt2 --smoothquant 0.5 --calibrate-kv-cache",
+        {"quant_config.quant_algo": "W8A8_SQ_PER_TENSOR_PLUGIN", "quant_config.kv_cache_quant_algo": "INT8"},
+    ),
+    (
+        "convert",
+        "convert_checkpoint.py --model_dir D --smoothquant 0.5 --per_token --per_channel --int8_kv_cache",
+        {"quant_config.quant_algo": "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN", "quant_config.smoothquant_val": 0.5},
+    ),
+    (
         "build",
         "build.py --model_dir c-model/gpt2/2-gpu --world_size 2 --use_gpt_attention_plugin --remove_input_padding "
         "--enable_context_fmha --use_gemm_plugin --use_inflight_batching --parallel_build --max_batch_size 8 "
@@ -216,21 +246,11 @@ ACCEPTED: list[tuple[str, str, dict[str, Any]]] = [
 
 # Verb, line, and words of the sentence that refuses it.
 REFUSED: list[tuple[str, str, tuple[str, ...]]] = [
-    (
-        "convert",
-        "hf_gpt_convert.py -i gpt2 -o c-model/gpt2 --smoothquant 0.5 --calibrate-kv-cache",
-        ("SmoothQuant is not available in this version", "K/V cache is not available", "use_weight_only with int8"),
-    ),
-    (
-        "convert",
-        "convert_checkpoint.py --model_dir D --smoothquant 0.5 --per_token --per_channel --int8_kv_cache",
-        ("SmoothQuant is not available in this version", "INT8 K/V cache is not available"),
-    ),
     ("convert", "-i gpt2 -o out --format ft", ("FasterTransformer layout is not available", "Available: trtllm")),
     (
         "convert",
         "--model_dir D --output_dir O --use_weight_only --weight_only_precision int4_awq",
-        ("AWQ is not available in this version", "weight-only INT8 and INT4"),
+        ("Use the verb quantize: --qformat int4_awq",),
     ),
     (
         "convert",
@@ -238,13 +258,6 @@ REFUSED: list[tuple[str, str, tuple[str, ...]]] = [
         ("NeMo files are not available in this version", "Hugging Face models"),
     ),
     ("convert", "nemo_prompt_convert.py -i X.nemo -o X.npy", ("NeMo files are not available",)),
-    (
-        "quantize",
-        "quantize.py --model_dir D --qformat fp8 --kv_cache_dtype fp8 --calib_size 512 --output_dir O --tp_size 2",
-        ("FP8 quantization is not available", "quantized K/V cache is not available", "weight-only INT8 and INT4"),
-    ),
-    ("quantize", "--model_dir D --qformat int4_awq --output_dir O", ("AWQ is not available",)),
-    ("quantize", "--model_dir D --qformat w4a8_awq --kv_cache_dtype int8 --output_dir O", ("AWQ is not available",)),
     (
         "build",
         "build.py --model_dir D --use_weight_only --weight_only_precision int8",

@@ -2,6 +2,7 @@
 
 from .bench import BenchConfig
 from .build import BuildConfig
+from .calibration import CalibrationConfig
 from .conflicts import Conflict, Gpu, apply_fix, find_conflicts, find_notes, find_warnings, raise_conflicts, settle
 from .inflight import InflightConfig
 from .mapping import Mapping
@@ -15,6 +16,7 @@ from .spec import Spec
 __all__ = [
     "BenchConfig",
     "BuildConfig",
+    "CalibrationConfig",
     "Conflict",
     "Gpu",
     "InflightConfig",

@@ -10,23 +10,13 @@ from .entry import LegacyTable, ignored, meant, refused
 
 _FROM_SOURCE = "The architecture is read from the source's own config.json."
 _DUMMY = ("--vocab_size", "--n_positions", "--n_layer", "--n_head", "--n_kv_head", "--n_embd", "--inter_size")
-_NO_CALIBRATION = "Weight-only quantization looks at the weights alone, so nothing is calibrated."
-_CALIBRATION = (
-    "--calib_dataset",
-    "--calib_size",
-    "--calib_max_seq_length",
-    "--calib_batch_size",
-    "--calib_batches",
-    "--calib_tp_size",
-    "--calib_pp_size",
-    "--dataset_cache_dir",
-    "--tokenizer_max_seq_length",
-)
-_WEIGHT_ONLY = "Available: --use_weight_only with int8 or int4, per channel or with --group_size 32, 64 or 128."
-_FORMATS = "Available: int8_wo and int4_wo, per channel or with --group_size 32, 64 or 128."
+_NO_CALIBRATION = "Calibration runs layer by layer in batches of its own: see --calib_size and --calib_device."
+_CACHE_TYPE = "The K/V cache's type is --kv_cache_dtype here."
+_CALIBRATION = ("--calib_batch_size", "--calib_batches", "--calib_tp_size", "--calib_pp_size", "--dataset_cache_dir")
+_FORMATS = "Choose one with --qformat, and compare the results."
 _STREAMED = "Conversion always streams tensor by tensor and never holds the model."
 _LOGS = "There is no separate log here: progress is shown, and the result tells the rest."
-_FP8_LATER = f"FP8 is not available in this version. {_WEIGHT_ONLY}"
+_FP8_LATER = "FP8 is made by the verb quantize: --qformat fp8."
 _QUANTIZED_SOURCE_LATER = (
     "Models that are quantized already cannot be read in this version. Available: fp16, bf16 and fp32."
 )
@@ -59,7 +49,7 @@ _SOURCES: LegacyTable = {
     **ignored("Groups are asked for by --group_size.", 0, "--per_group"),
     **ignored("All ranks are written by one command.", 1, "--gpus_per_node"),
     **refused(_FP8_LATER, 0, "--use_fp8", "--use_fp8_rowwise", "--enable_fp8", "--use_meta_fp8_rowwise_recipe"),
-    **refused("An FP8 K/V cache is not available in this version.", 0, "--fp8_kv_cache"),
+    **refused("An FP8 K/V cache is made by the verb quantize: --kv_cache_dtype fp8.", 0, "--fp8_kv_cache"),
     **refused(
         _QUANTIZED_SOURCE_LATER,
         1,
@@ -90,8 +80,8 @@ _SOURCES: LegacyTable = {
 
 _CONVERT: LegacyTable = {
     **_SOURCES,
-    **refused("SmoothQuant is not available in this version. " + _WEIGHT_ONLY, 0, "--use_smooth_quant"),
-    **ignored(_NO_CALIBRATION, 1, "--batch_size", "--seed", "--device"),
+    **refused("SmoothQuant is asked for with its alpha: --smoothquant 0.5.", 0, "--use_smooth_quant"),
+    **ignored(_NO_CALIBRATION, 1, "--batch_size"),
 }
 
 
@@ -104,22 +94,11 @@ def _qformat_of_precision(word: str) -> Mapping[str, Any]:
 
 _QUANTIZE: LegacyTable = {
     **_SOURCES,
-    **ignored(_NO_CALIBRATION, 1, "--batch_size", "--seed", "--device", "--device_map", "--max_seq_length"),
-    **ignored(_NO_CALIBRATION, 1, "--decoder_type"),
+    **ignored(_NO_CALIBRATION, 1, "--batch_size", "--device_map", "--max_seq_length", "--decoder_type"),
     **ignored("Weights are always quantized by this verb, in the width that --qformat says.", 0, "--use_weight_only"),
-    **refused(
-        "A quantized K/V cache is not available in this version; leave it out and the cache keeps the compute type.",
-        1,
-        "--kv_cache_dtype",
-        harmless=("none", "auto"),
-    ),
     **meant("The width of the weights is part of --qformat here.", 1, "--weight_only_precision", _qformat_of_precision),
-    **ignored(
-        "It belongs to AWQ; groups of weight-only quantization are asked for by --group_size.", 1, "--awq_block_size"
-    ),
-    **refused("SmoothQuant is not available in this version. " + _FORMATS, 1, "--smoothquant", "-sq"),
-    **refused("SmoothQuant is not available in this version. " + _FORMATS, 0, "--per_token", "--per_channel"),
-    **refused("An INT8 K/V cache is not available in this version.", 0, "--int8_kv_cache", "--calibrate_kv_cache"),
+    **meant(_CACHE_TYPE, 0, "--int8_kv_cache", {"kv_cache_dtype": "int8"}),
+    **meant(_CACHE_TYPE, 0, "--calibrate_kv_cache", {"kv_cache_dtype": "int8"}),
     **refused("Searching formats automatically is not available in this version. " + _FORMATS, 1, "--autoq_format"),
     **refused(
         "Searching formats automatically is not available in this version. " + _FORMATS, 1, "--auto_quantize_bits"

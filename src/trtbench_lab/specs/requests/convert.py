@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..calibration import CalibrationConfig
 from ..coerce import Unfit
 from ..mapping import Mapping
 from ..options import option
@@ -23,7 +24,18 @@ from .shared import (
 )
 
 WEIGHT_ONLY_ALGOS = {"int8": QuantAlgo.W8A16, "int4": QuantAlgo.W4A16}
-QFORMAT_ALGOS = {"int8_wo": QuantAlgo.W8A16, "int4_wo": QuantAlgo.W4A16, "full_prec": None}
+SMOOTHQUANT = "int8_sq"
+QFORMAT_ALGOS = {
+    "int8_wo": QuantAlgo.W8A16,
+    "int4_wo": QuantAlgo.W4A16,
+    "int4_awq": QuantAlgo.W4A16_AWQ,
+    "int4_gptq": QuantAlgo.W4A16_GPTQ,
+    "w4a8_awq": QuantAlgo.W4A8_AWQ,
+    "fp8": QuantAlgo.FP8,
+    SMOOTHQUANT: QuantAlgo.W8A8_SQ_PER_TENSOR_PLUGIN,
+    "full_prec": None,
+}
+KV_CACHE_ALGOS = {"int8": QuantAlgo.INT8, "fp8": QuantAlgo.FP8}
 SMOOTHQUANT_ALGOS = {
     (False, False): QuantAlgo.W8A8_SQ_PER_TENSOR_PLUGIN,
     (False, True): QuantAlgo.W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN,
@@ -32,11 +44,7 @@ SMOOTHQUANT_ALGOS = {
 }
 """(per channel, per token) → algorithm."""
 
-_AVAILABLE = "Available: weight-only INT8 and INT4, per channel or per group of 32, 64 or 128."
-_AWQ_LATER = f"AWQ is not available in this version. {_AVAILABLE}"
-_GPTQ_LATER = f"GPTQ is not available in this version. {_AVAILABLE}"
-_FP8_LATER = f"FP8 quantization is not available in this version. {_AVAILABLE}"
-_SMOOTHQUANT_LATER = f"SmoothQuant is not available in this version. {_AVAILABLE}"
+_OTHER_VERB = "Use the verb quantize: --qformat {} (it calibrates, or reads a checkpoint that is quantized already)."
 
 
 def _rotary_scaling(text: str) -> dict[str, Any]:
@@ -137,9 +145,9 @@ class ConvertSpec(Spec):
         help="Width of the weights with --use_weight_only.",
         choices=("int8", "int4"),
         later={
-            "int4_awq": _AWQ_LATER,
-            "int4_gptq": _GPTQ_LATER,
-            "int8_gptq": _GPTQ_LATER,
+            "int4_awq": _OTHER_VERB.format("int4_awq"),
+            "int4_gptq": _OTHER_VERB.format("int4_gptq"),
+            "int8_gptq": _OTHER_VERB.format("int4_gptq"),
         },
         bare="int8",
         group="quantization",
@@ -149,7 +157,7 @@ class ConvertSpec(Spec):
     quantize_lm_head: bool = quantize_lm_head_option()
     smoothquant: float | None = option(
         default=None,
-        help="SmoothQuant with this alpha, from 0 to 1; none means no SmoothQuant. Later than this version.",
+        help="SmoothQuant with this alpha, from 0 to 1; none means no SmoothQuant.",
         minimum=0,
         maximum=1,
         flags=("-sq",),
@@ -164,9 +172,12 @@ class ConvertSpec(Spec):
     )
     int8_kv_cache: bool = option(
         default=False,
-        help="Keep the K/V cache in INT8, with calibrated scales. Later than this version.",
+        help="Keep the K/V cache in INT8, with calibrated scales.",
         flags=("--calibrate_kv_cache", "-kv"),
         group="quantization",
+    )
+    calibration: CalibrationConfig = option(
+        factory=CalibrationConfig, help="Text to calibrate on.", group="calibration"
     )
     rotary_base: float | None = option(
         default=None,
@@ -218,7 +229,7 @@ class ConvertSpec(Spec):
 
 
 class QuantizeSpec(Spec):
-    """Write a model as a checkpoint with quantized weights."""
+    """Write a model as a quantized checkpoint."""
 
     source: str = source_option()
     output_dir: str | None = output_dir_option(
@@ -226,19 +237,65 @@ class QuantizeSpec(Spec):
     )
     qformat: str = option(
         default="int8_wo",
-        help="Format: int8_wo and int4_wo quantize weights only, full_prec nothing.",
+        help="Format: int8_wo and int4_wo look at the weights alone; int8_sq (SmoothQuant), int4_awq, int4_gptq, "
+        "w4a8_awq and fp8 calibrate; full_prec leaves the layers as they are.",
         choices=tuple(QFORMAT_ALGOS),
-        synonyms={"int8": "int8_wo", "int4": "int4_wo", "w8a16": "int8_wo", "w4a16": "int4_wo"},
-        later={
-            "fp8": _FP8_LATER,
-            "nvfp4": f"NVFP4 quantization is not available in this version. {_AVAILABLE}",
-            "int8_sq": _SMOOTHQUANT_LATER,
-            "int4_awq": _AWQ_LATER,
-            "w4a8_awq": _AWQ_LATER,
-            "int4_gptq": _GPTQ_LATER,
+        synonyms={
+            "int8": "int8_wo",
+            "int4": "int4_wo",
+            "w8a16": "int8_wo",
+            "w4a16": "int4_wo",
+            "awq": "int4_awq",
+            "gptq": "int4_gptq",
+            "smoothquant": SMOOTHQUANT,
         },
+        later={"nvfp4": "NVFP4 is not available in this version. Available: fp8, int4_awq, int4_gptq, w4a8_awq."},
         flags=("--quant_format",),
         group="quantization",
+    )
+    kv_cache_dtype: str | None = option(
+        default=None,
+        help="Type of the K/V cache, with calibrated scales; none keeps the compute type.",
+        choices=tuple(KV_CACHE_ALGOS),
+        group="quantization",
+        effect="Halves the cache at float16.",
+    )
+    smoothquant: float = option(
+        default=0.5,
+        help="int8_sq: how much of the activations' difficulty moves into the weights, from 0 to 1.",
+        minimum=0,
+        maximum=1,
+        flags=("--alpha", "-sq"),
+        metavar="ALPHA",
+        group="quantization",
+    )
+    per_token: bool = option(
+        default=False,
+        help="int8_sq: a scale for each token, found as the engine runs.",
+        group="quantization",
+        effect="Nearer to the original than one scale for all text.",
+    )
+    per_channel: bool = option(
+        default=False,
+        help="int8_sq: a scale for each output channel.",
+        group="quantization",
+        effect="Nearer to the original, and hardly slower.",
+    )
+    zero_point: bool = option(
+        default=False,
+        help="int4_gptq: give each group the range of its weights instead of one around 0.",
+        flags=("--has_zero_point",),
+        group="quantization",
+    )
+    act_order: bool = option(
+        default=False,
+        help="int4_gptq: round the input features of the largest activations first.",
+        flags=("--desc_act",),
+        group="quantization",
+        effect="Usually nearer to the original; groups stay as they lie.",
+    )
+    calibration: CalibrationConfig = option(
+        factory=CalibrationConfig, help="Text to calibrate on.", group="calibration"
     )
     dtype: str = dtype_option()
     mapping: Mapping = option(factory=Mapping, help="Layout of the ranks.", group="parallelism")
@@ -251,7 +308,7 @@ class QuantizeSpec(Spec):
         choices=(0, 1),
         group="parallelism",
     )
-    group_size: int | None = group_size_option()
+    group_size: int | None = group_size_option("--awq_block_size")
     exclude_modules: tuple[str, ...] | None = exclude_modules_option()
     quantize_lm_head: bool = quantize_lm_head_option()
     workers: int = workers_option()
@@ -262,7 +319,18 @@ class QuantizeSpec(Spec):
     @property
     def quant_config(self) -> QuantConfig:
         """The quantization that the flags ask for."""
-        return _quant_config(QFORMAT_ALGOS[self.qformat], self.group_size, self.exclude_modules, self.quantize_lm_head)
+        algo = QFORMAT_ALGOS[self.qformat]
+        if self.qformat == SMOOTHQUANT:
+            algo = SMOOTHQUANT_ALGOS[self.per_channel, self.per_token]
+        config = _quant_config(algo, self.group_size, self.exclude_modules, self.quantize_lm_head)
+        if self.qformat == SMOOTHQUANT:
+            config = config.replace(smoothquant_val=self.smoothquant)
+        if self.qformat == "int4_gptq":
+            config = config.replace(has_zero_point=self.zero_point)
+        if self.qformat in ("int4_awq", "w4a8_awq"):
+            config = config.replace(pre_quant_scale=True)
+        cache = None if self.kv_cache_dtype is None else KV_CACHE_ALGOS[self.kv_cache_dtype]
+        return config.replace(kv_cache_quant_algo=cache)
 
 
 def _quant_config(

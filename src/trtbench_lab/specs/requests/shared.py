@@ -94,13 +94,14 @@ def trust_remote_code_option() -> Any:
     return option(default=False, help="Let code inside the model folder run.", group="model")
 
 
-def group_size_option() -> Any:
+def group_size_option(*flags: str) -> Any:
     from ..quant import GROUP_SIZES
 
     return option(
         default=None,
         help="Input features that share one scale; none means one scale for each output channel.",
         choices=GROUP_SIZES,
+        flags=flags,
         unit="features",
         group="quantization",
         effect="Smaller groups are nearer to the original and need more scales.",

@@ -61,21 +61,6 @@ def convert_has_one_quantization(spec: ConvertSpec) -> Iterator[Conflict]:
 
 @rule(ConvertSpec)
 def convert_of_this_version(spec: ConvertSpec) -> Iterator[Conflict]:
-    available = "Available: use_weight_only with int8 or int4, per channel or with group_size 32, 64 or 128."
-    if spec.smoothquant is not None:
-        yield Conflict(
-            ("ConvertSpec.smoothquant",),
-            "SmoothQuant is not available in this version.",
-            available,
-            {"ConvertSpec.smoothquant": None, "ConvertSpec.per_token": False, "ConvertSpec.per_channel": False},
-        )
-    if spec.int8_kv_cache:
-        yield Conflict(
-            ("ConvertSpec.int8_kv_cache",),
-            "An INT8 K/V cache is not available in this version.",
-            "Leave int8_kv_cache out; the cache then keeps the compute type.",
-            {"ConvertSpec.int8_kv_cache": False},
-        )
     if spec.source.endswith(".nemo"):
         yield Conflict(
             ("ConvertSpec.source",),
@@ -106,15 +91,32 @@ def convert_factor(spec: ConvertSpec) -> Iterator[Conflict]:
         )
 
 
+_GROUPED = ("int4_wo", "int8_wo", "int4_awq", "int4_gptq", "w4a8_awq")
+# Options of one format: field → formats that it means something to.
+_OF_FORMAT = {
+    "group_size": _GROUPED,
+    "smoothquant": ("int8_sq",),
+    "per_token": ("int8_sq",),
+    "per_channel": ("int8_sq",),
+    "zero_point": ("int4_gptq",),
+    "act_order": ("int4_gptq",),
+}
+
+
 @rule(QuantizeSpec)
 def quantize_formats(spec: QuantizeSpec) -> Iterator[Conflict]:
-    if spec.qformat == "full_prec" and spec.group_size is not None:
+    defaults = {info.name: info.default for info in spec.options()}
+    for name, formats in _OF_FORMAT.items():
+        value, default = getattr(spec, name), defaults[name]
+        if value == default or spec.qformat in formats:
+            continue
+        whose = " and ".join([", ".join(formats[:-1]), formats[-1]]) if len(formats) > 1 else formats[0]
         yield Conflict(
-            ("QuantizeSpec.qformat", "QuantizeSpec.group_size"),
-            f"group_size {spec.group_size} belongs to quantized weights, and qformat full_prec quantizes nothing.",
-            "Choose qformat int8_wo or int4_wo, or leave group_size out.",
-            {"QuantizeSpec.qformat": "int8_wo"},
-            ({"QuantizeSpec.group_size": None},),
+            (f"QuantizeSpec.{name}", "QuantizeSpec.qformat"),
+            f"{name} belongs to qformat {whose}, and qformat is {spec.qformat}.",
+            f"Leave {name} out, or choose another qformat.",
+            {f"QuantizeSpec.{name}": default},
+            ({"QuantizeSpec.qformat": formats[0]},),
         )
 
 
