@@ -108,7 +108,7 @@ class RuntimeSide:
         return bool({"STRIP_PLAN", "REFIT", "REFIT_IDENTICAL"} & set(engine._state["header"]["flags"]))
 
     def ICudaEngine__is_debug_tensor(self, engine: Any, name: str) -> bool:
-        return name in engine._state["header"].get("debug", [])
+        return name in dict(engine._state["header"].get("debug", []))
 
     def ICudaEngine__streamable_weights_size(self, engine: Any) -> int:
         return self.ICudaEngine__get_engine_stat(engine) if self._streams(engine) else 0
@@ -220,9 +220,10 @@ class RuntimeSide:
         for one in _inputs(model):
             kind = _NUMPY[data_type(one.type.tensor_type.elem_type).name]
             feeds[one.name] = _array(addresses[one.name], shapes.get(one.name, _dims(one)), kind).copy()
-        watched = [name for name, on in context._state.get("watched", {}).items() if on]
+        inner = dict(engine._state["header"].get("debug", []))
+        watched = {name: inner[name] for name, on in context._state.get("watched", {}).items() if on}
         names = [one.name for one in model.graph.output]
-        results = self._session(engine, watched).run([*names, *watched], feeds)
+        results = self._session(engine, list(watched.values())).run([*names, *watched.values()], feeds)
         for name, result in zip(names, results, strict=False):
             _array(addresses[name], result.shape, result.dtype)[...] = result
         for name, result in zip(watched, results[len(names) :], strict=True):
@@ -241,8 +242,11 @@ class RuntimeSide:
             model.CopyFrom(_model(engine))
             for name in extra:
                 model.graph.output.append(onnx.ValueInfoProto(name=name))
+            options = onnxruntime.SessionOptions()  # optimizations would quantize the inputs of 8-bit layers
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.intra_op_num_threads = 1
             self.sessions[key] = onnxruntime.InferenceSession(
-                model.SerializeToString(), providers=["CPUExecutionProvider"]
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         return self.sessions[key]
 

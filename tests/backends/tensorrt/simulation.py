@@ -205,6 +205,15 @@ class _BuilderSide:
             network._state["layers"].append(self.recorder.new("ILayer", name=node.name, outputs=outputs))
         return True
 
+    def OnnxParser__get_layer_output_tensor(self, parser: Any, name: str, i: int) -> Any:
+        node = next((node for node in parser._state["model"].graph.node if node.name == name), None)
+        return None if node is None else self.recorder.new("ITensor", name=node.output[i], shape=(), dtype=None)
+
+    def INetworkDefinition__mark_debug(self, network: Any, tensor: Any) -> bool:
+        named = tensor._values.get("name", tensor._state["name"])
+        network._state.setdefault("debug", []).append([named, tensor._state["name"]])
+        return True
+
     def OnnxParser__num_errors(self, parser: Any) -> int:
         return len(parser._state["errors"])
 

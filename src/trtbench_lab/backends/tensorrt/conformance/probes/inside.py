@@ -15,9 +15,9 @@ from .models import BuiltModel, Tried
 from .sequences import logits_of
 
 
-def try_looking_inside(folder: Path, *, options: dict[str, Any] | None = None) -> Tried:
+def try_looking_inside(folder: Path, *, options: dict[str, Any] | None = None, **model: Any) -> Tried:
     """Profile a decode step; every time must be a number, and some layer's name must be one of the inspector's."""
-    built = BuiltModel(folder, {}, dict(options or {}))
+    built = BuiltModel(folder, model, dict(options or {}))
     executor = built.load()
     logits_of(executor)  # leaves a decode step bound
     facts: dict[str, Any] = built.facts()

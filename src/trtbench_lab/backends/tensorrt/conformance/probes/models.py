@@ -38,6 +38,7 @@ class BuiltModel:
 
     def __init__(self, folder: Path, model: dict[str, Any], options: dict[str, Any]):
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         self.config: ModelConfig = tiny_checkpoint(folder, **model)
         builder = TensorRTBuilder()
         # What failed earlier is tried all the same: verdicts stand against users' builds, not against trials.
@@ -79,9 +80,9 @@ def try_model(
     return max(differences), facts
 
 
-def try_cuda_graphs(folder: Path) -> Tried:
+def try_cuda_graphs(folder: Path, **model: Any) -> Tried:
     """Run the same steps with and without graphs; both must fit the reference, and graphs must have been used."""
-    built = BuiltModel(folder, {}, {})
+    built = BuiltModel(folder, model, {})
     reference = built.reference()
     plain = built.load(cuda_graphs=False)
     without = logits_of(plain)

@@ -1,0 +1,93 @@
+"""The probes themselves, over the simulated TensorRT: what is right passes, what is wrong does not.
+
+These are runs of ONNX Runtime over host memory. They say that the probes measure what they should, and nothing about
+TensorRT.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.backends.tensorrt.running import Running
+from tests.backends.tensorrt.simulated_runtime import RuntimeSide
+
+from trtbench_lab.backends.tensorrt import loading
+from trtbench_lab.backends.tensorrt.builder import TensorRTBuilder
+from trtbench_lab.backends.tensorrt.conformance.features import BOUNDS
+from trtbench_lab.backends.tensorrt.conformance.probes.inside import try_looking_inside
+from trtbench_lab.backends.tensorrt.conformance.probes.models import try_cuda_graphs, try_model
+from trtbench_lab.errors import EngineError
+
+FLOAT32 = BOUNDS["float32"]
+
+
+@pytest.fixture
+def simulated(recorder: Any, workshop: Any, monkeypatch: pytest.MonkeyPatch) -> Running:
+    running = Running(recorder, workshop)
+    monkeypatch.setattr(loading, "cuda_device", lambda name: running.cuda)
+    return running
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"sharing": "mqa"},
+        {"options": {"capacity_buckets": [48], "phase_engines": "two"}},
+        {"options": {"strip_plan": True}},
+        {"options": {"weight_streaming": True}, "load": {"weight_streaming_budget": 0}},
+        {"quantization": {"quant_algo": "W8A16"}},
+    ],
+    ids=["plain", "capacities and two engines", "strip_plan", "weight_streaming", "int8"],
+)
+def test_a_right_engine_passes(simulated, tmp_path, arguments):
+    difference, facts = try_model(tmp_path, dtype="float32", **arguments)
+    assert difference < FLOAT32
+    assert facts["plan_bytes"]
+    assert (facts["graphs"] == 0) == ("load" in arguments)
+    assert list(tmp_path.glob("*.inspector.json"))
+    assert (tmp_path / "engine" / "network.onnx").is_file()
+
+
+@pytest.mark.parametrize("fault", ["a key too many", "a stale cache"])
+def test_an_engine_that_sees_the_caches_tail_or_forgets_a_token_fails(simulated, tmp_path, monkeypatch, fault):
+    compute = RuntimeSide._compute
+
+    def wrong(self: Any, context: Any, shapes: dict[str, Any], addresses: dict[str, int]) -> None:
+        import ctypes
+
+        pointer = ctypes.cast(addresses["write_indices"], ctypes.POINTER(ctypes.c_int64))
+        if shapes["input_ids"][1] == 1:
+            pointer[0] += 1 if fault == "a key too many" else -1
+        compute(self, context, shapes, addresses)
+
+    monkeypatch.setattr(RuntimeSide, "_compute", wrong)
+    monkeypatch.setattr(TensorRTBuilder, "_verify", lambda *_: None)  # which would notice it as well
+    difference, _ = try_model(tmp_path, dtype="float32")
+    assert difference > 10 * BOUNDS["bfloat16"]
+
+
+def test_graphs_must_have_been_used_and_give_the_same(simulated, tmp_path):
+    difference, facts = try_cuda_graphs(tmp_path / "works", dtype="float32")
+    assert difference < FLOAT32
+    assert facts["graphs"] >= 1
+    simulated.cuda.captures = False
+    with pytest.raises(EngineError, match="No decode step was captured. CUDA refused"):
+        try_cuda_graphs(tmp_path / "refused", dtype="float32")
+
+
+def test_looking_inside_gives_layers_and_tensors(simulated, tmp_path):
+    difference, facts = try_looking_inside(tmp_path / "layers", dtype="float32")
+    assert difference is None
+    assert facts["profiled_layers"] == facts["layers"] == facts["names_in_both"]
+    assert (tmp_path / "layers" / "rank0.profile.json").is_file()
+    _, facts = try_looking_inside(tmp_path / "debug", options={"enable_debug_output": True}, dtype="float32")
+    assert facts["debug_tensors"] > 2
+
+
+def test_tensors_that_do_not_come_fail(simulated, tmp_path):
+    simulated.recorder.behaviours["IExecutionContext.set_debug_listener"] = lambda context, listener: True
+    simulated.recorder.behaviours["IExecutionContext.set_tensor_debug_state"] = lambda context, name, flag: True
+    with pytest.raises(EngineError, match="debug tensors did not come"):
+        try_looking_inside(Path(tmp_path), options={"enable_debug_output": True}, dtype="float32")
