@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...checkpoint import open_checkpoint
 from ...network.export import ExportedNetwork
 from ...network.referenced import ReferencedNetwork
+from ...network.signature import PagedForm, kv_heads_per_rank
 from ...specs import BuildConfig, ModelConfig
 from ..protocol import Availability, BuildReporter, EngineDescription, Resolution
 from . import resolution, timing_cache
@@ -19,8 +20,8 @@ from .gpu import current_gpu, machine_key
 from .logger import make_logger
 from .onnx_source import checked, network_of, with_capacity
 from .plan_building import BuildSession, write_plan
-from .plan_layout import PADDED, PlanLayout, write_layout
-from .profiles import PlannedFile, capacities, padded_profiles, paged_profiles, planned_files
+from .plan_layout import DECODE, PADDED, PlanLayout, write_layout
+from .profiles import PlannedFile, batch_buckets, capacities, padded_profiles, paged_profiles, planned_files
 
 if TYPE_CHECKING:
     from ...network.communicator import Communicator
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 NETWORK_NAME = "network.onnx"
 _SCRATCH_NAME = ".weights-in-other-types"
+PROGRAMS_TO_FILL = 264
+"""Programs of a decode step that keep a large GPU busy: two for each of 132 multiprocessors."""
+MOST_SPLITS = 32
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,18 @@ class TensorRTBuilder:
             key = timing_cache.cache_key(tensorrt_version(), current_gpu())
             register_plugins(build_config)
         session = BuildSession(trt, logger, build_config, report, output_dir / timing_cache.FILE_NAME, key)
-        with report.phase("export network"):
-            network = network_of(config, build_config, report.log)
         planned = plans_of(build_config, config, rank)
+        networks: dict[int, ExportedNetwork] = {}
         debug_tensors: list[str] = []
         for files in planned:
-            debug_tensors = self._build_plans(session, network, weights, files, output_dir)
+            splits = splits_of(build_config, config, files)
+            if splits not in networks:
+                with report.phase("export network"):
+                    networks[splits] = network_of(config, build_config, report.log, splits=splits)
+            debug_tensors = self._build_plans(session, networks[splits], weights, files, output_dir)
         if build_config.visualize and rank == 0:
             with report.phase("write portable network"):
-                with_capacity(network, planned[0][0].capacity).write(output_dir / NETWORK_NAME, weights)
+                with_capacity(networks[0], planned[0][0].capacity).write(output_dir / NETWORK_NAME, weights)
         described = [one.described() for files in planned for one in files]
         layout = layout_of(build_config, config, described, debug_tensors)
         write_layout(output_dir, rank, layout)
@@ -148,7 +155,8 @@ def plans_of(options: BuildConfig, config: ModelConfig, rank: int) -> list[list[
     separate = options.phase_engines == "two"
     max_seq_len = options.resolved_max_seq_len(config)
     if resolution.form_of(options) != PADDED:
-        return [planned_files(paged_profiles(options, max_seq_len), rank, None, largest=True, separate=separate)]
+        files = planned_files(paged_profiles(options, max_seq_len), rank, None, largest=True, separate=separate)
+        return [[one] for one in files]  # the phases' networks may differ
     held = capacities(options, max_seq_len)
     return [
         planned_files(
@@ -158,16 +166,33 @@ def plans_of(options: BuildConfig, config: ModelConfig, rank: int) -> list[list[
     ]
 
 
+def splits_of(options: BuildConfig, config: ModelConfig, files: Sequence[PlannedFile]) -> int:
+    """Return over how many programs a paged network divides the keys of a row: 0 where it takes prompts too.
+
+    A plan for decode steps alone divides long rows, unless batch and heads fill the GPU already.
+    """
+    plugins = options.plugin_config
+    alone = all(profile.phase == DECODE for one in files for profile in one.profiles)
+    if resolution.form_of(options) == PADDED or not alone or plugins.multi_block_mode == "disable":
+        return 0
+    programs = max(batch_buckets(options)) * kv_heads_per_rank(config, config.mapping)
+    splits = 1
+    while programs * splits < PROGRAMS_TO_FILL and splits < MOST_SPLITS:
+        splits *= 2
+    return splits if splits > 1 else 0
+
+
 def layout_of(
     options: BuildConfig, config: ModelConfig, files: Sequence[Any], debug_tensors: Sequence[str]
 ) -> PlanLayout:
     """Return what a load must know of the plans."""
     form = resolution.form_of(options)
+    paged = PagedForm.of(config, options.plugin_config)
     return PlanLayout(
         form=form,
         plans=tuple(files),
         compute_dtype=options.compute_dtype,
-        cache_dtype=options.compute_dtype,
+        cache_dtype=(paged.cache_dtype if paged else None) or options.compute_dtype,
         max_positions=options.resolved_max_seq_len(config),
         tokens_per_block=None if form == PADDED else options.plugin_config.tokens_per_block,
         stripped=options.strip_plan,

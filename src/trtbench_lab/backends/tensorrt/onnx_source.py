@@ -20,7 +20,9 @@ from ...network.signature import CAPACITY, TensorSpec
 from ...specs import BuildConfig, ModelConfig
 
 
-def network_of(config: ModelConfig, options: BuildConfig, log: LogSink | None = None) -> ExportedNetwork:
+def network_of(
+    config: ModelConfig, options: BuildConfig, log: LogSink | None = None, *, splits: int = 0
+) -> ExportedNetwork:
     """Export the network of one rank; the capacity of a padded cache is still open.
 
     Parameters
@@ -31,12 +33,15 @@ def network_of(config: ModelConfig, options: BuildConfig, log: LogSink | None = 
         The resolved build configuration.
     log
         Takes the exporter's lines.
+    splits
+        Of a paged network for decode steps, see `network.signature.PagedForm`.
     """
     return export_network(
         config,
         max_positions=options.resolved_max_seq_len(config),
         dtype=getattr(torch, options.compute_dtype),
         plugin_config=options.plugin_config,
+        splits=splits,
         log=log,
     )
 

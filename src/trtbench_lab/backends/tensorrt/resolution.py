@@ -10,6 +10,7 @@ from ...plugins.weight_only_matmul import block_size
 from ...quantization.weight_only import scheme_from_config
 from ...specs import BuildConfig, ModelConfig, PluginConfig
 from ..protocol import Resolution
+from ..resolve import wants_paged
 from .gpu import Gpu
 from .plan_layout import PADDED, PAGED
 
@@ -18,8 +19,6 @@ LEAST_CAPABILITY = 75
 """Compute capability of the oldest GPUs that TensorRT 11 builds for."""
 COLLECTIVES_CAPABILITY = 80
 NATIVE_INT4_BLOCKS = (64, 128)
-
-_PAGED = ("gpt_attention_plugin", "context_fmha", "remove_input_padding", "paged_kv_cache")
 
 
 def form_of(options: BuildConfig) -> str:
@@ -36,13 +35,14 @@ def resolve(model: ModelConfig, options: BuildConfig, gpu: Gpu) -> Resolution:
     BuildError
         For what cannot be built at all.
     """
+    paged = wants_paged(model, options.plugin_config)
     try:
-        check_supported(model)
+        check_supported(model, paged=paged)
     except SpecError as error:
         raise BuildError(error.what, where=error.where, remedy=error.remedy) from error
     _refuse_gpu(model, gpu)
     dtype, notes = _compute_dtype(model, options, gpu)
-    plugins, plugin_notes = _plugins(model, options, dtype)
+    plugins, plugin_notes = _plugins(model, options, dtype, paged)
     _refuse_quantization(model, plugins, gpu)
     changes: dict[str, object] = {"backend": BACKEND, "compute_dtype": dtype, "plugin_config": plugins}
     if not options.strongly_typed:
@@ -68,23 +68,22 @@ def _compute_dtype(model: ModelConfig, options: BuildConfig, gpu: Gpu) -> tuple[
     return wanted, []
 
 
-def _plugins(model: ModelConfig, options: BuildConfig, dtype: str) -> tuple[PluginConfig, list[str]]:
+def _plugins(model: ModelConfig, options: BuildConfig, dtype: str, paged: bool) -> tuple[PluginConfig, list[str]]:
     """Native attention unless the plugin was asked for; no plugins where they cannot be compiled."""
     asked, notes = options.plugin_config, []
     changes: dict[str, object] = {}
-    wants_paged = asked.use_inflight_batching or asked.gpt_attention_plugin not in ("auto", "disable")
     reason = _no_plugins(options)
     if reason is not None:
         off = [info.name for info in PluginConfig.options() if _is_plugin(info.name)]
         wished = [name for name in off if getattr(asked, name) not in ("auto", "disable")]
         changes |= dict.fromkeys((name for name in off if name != "nccl_plugin"), "disable")
-        if wished or wants_paged:
+        if wished or paged:
             raise BuildError(
-                f"{', '.join(wished) or 'use_inflight_batching'} cannot be had: {reason}.",
+                f"{', '.join(wished) or 'The paged cache'} cannot be had: {reason}.",
                 where="plugin_config",
                 remedy="Leave it out, or remove what stands against it.",
             )
-    if not wants_paged or reason is not None:
+    if not paged:
         changes |= {"gpt_attention_plugin": "disable", "context_fmha": False, "context_fmha_fp32_acc": False}
         changes |= {"remove_input_padding": False, "paged_kv_cache": False}
         notes.append(
