@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,9 @@ class DoctorRow:
     meaning
         What follows from it, as a sentence.
     remedy
-        What to do, as a sentence; None where nothing needs doing.
+        What to do, as a sentence with the command; None where nothing needs doing.
+    needed_for
+        The features that need it.
     """
 
     component: str
@@ -37,6 +40,7 @@ class DoctorRow:
     status: str
     meaning: str
     remedy: str | None = None
+    needed_for: str = ""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -67,6 +71,18 @@ def error(component: str, found: str, meaning: str, remedy: str | None = None) -
     return DoctorRow(component, found, "error", meaning, remedy)
 
 
+_WIDTHS = (20, 40, 10, 24, 62)  # characters of the columns in plain text, so that a line fits a wide terminal
+
+
+def _narrow(table: Table) -> Table:
+    """Break long cells, so that the table can be read in a terminal."""
+    rows = [
+        tuple("\n".join(textwrap.wrap(cell, width)) for cell, width in zip(row, _WIDTHS, strict=True))
+        for row in table.rows
+    ]
+    return Table(table.columns, rows)
+
+
 @dataclass(frozen=True, repr=False)
 class DoctorReport:
     """All findings of one examination.
@@ -86,6 +102,11 @@ class DoctorReport:
     def ok(self) -> bool:
         """Whether the whole path can be walked here: no error, and at least one usable backend."""
         return bool(self.usable_backends) and not any(row.status == "error" for row in self.rows)
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell is told: 0, or 1 where something must be mended first."""
+        return 0 if self.ok else 1
 
     @property
     def problems(self) -> tuple[DoctorRow, ...]:
@@ -108,7 +129,7 @@ class DoctorReport:
         }
 
     def __repr__(self) -> str:
-        return plain_document(self._title, "", [self._table()])
+        return plain_document(self._title, "", [_narrow(self._table())])
 
     def _repr_html_(self) -> str:
         return html_document(self._title, "", [self._table()])
@@ -128,8 +149,9 @@ class DoctorReport:
                 row.component,
                 row.found,
                 _MARKS[row.status],
+                row.needed_for,
                 f"{row.meaning} → {row.remedy}" if row.remedy else row.meaning,
             )
             for row in self.rows
         ]
-        return Table(columns=("component", "found", "status", "what it means"), rows=rows)
+        return Table(columns=("component", "found", "status", "needed for", "what it means, and what to do"), rows=rows)

@@ -21,4 +21,4 @@ def doctor(spec: DoctorSpec, *, progress: ProgressSink | None = None) -> DoctorR
         from ..doctor.conformance import run_conformance
 
         return run_conformance(spec.conformance_features, bundle_dir=spec.bundle_dir, progress=progress)
-    return examine(backend=spec.backend)
+    return examine(backend=spec.backend, engine_dir=spec.engine_dir)

@@ -78,6 +78,14 @@ class DoctorSpec(Spec):
     backend: str | None = option(
         default=None, help="Only this backend; none means all.", choices=BACKENDS[1:], positional=0, group="doctor"
     )
+    engine_dir: str | None = option(
+        default=None,
+        help="An engine folder: say first whether it can be loaded here, without loading it.",
+        flags=("--engine",),
+        metavar="DIR",
+        since="0.2",
+        group="doctor",
+    )
     conformance: bool = option(
         default=False,
         help="Try TensorRT feature by feature on this GPU against a float32 reference, and keep the verdicts.",
