@@ -8,13 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..calibration import CalibrationTokens, calibration_tokens, quantize_model
 from ..checkpoint import config_from_source, open_checkpoint, shard_plan
 from ..checkpoint import convert as convert_source
 from ..errors import SpecError, did_you_mean
 from ..families.registry import all_families, family_for_hf
 from ..intake.huggingface import HFSource, open_hf_folder
-from ..progress import ProgressSink
-from ..quantization.checkpoint import quantize_checkpoint
+from ..progress import ProgressSink, phase
+from ..quantization.reference import needs_calibration
 from ..results.steps import ConvertStep, DownloadStep, QuantizeStep
 from ..specs import ModelConfig, find_conflicts, raise_conflicts
 from ..specs.requests import ConvertSpec, DownloadSpec, QuantizeSpec
@@ -152,23 +153,33 @@ def _written(
     target = output_dir_for(verb, label, {**request, "weights": source.digest()}, spec.output_dir)
     notes: list[str] = []
     layers: list[dict[str, Any]] = []
+    calibration: dict[str, Any] = {}
     started = time.monotonic()
     # A folder in the cache is named after its content, so one that is there is the one that was asked for.
     if spec.output_dir is None and target.is_dir():
         notes.append("Taken from the cache: the same model was written with the same options before.")
         open_checkpoint(target, verify=True)
-    elif spec.quant_config.quant_algo is not None:
-        report = quantize_checkpoint(
+    elif spec.quant_config.is_quantized:
+        report = quantize_model(
             source,
             target,
             spec.quant_config,
+            _tokens(spec, source, progress),
             dtype=config.dtype,
             mapping=config.mapping,
+            act_order=getattr(spec, "act_order", False),
             overwrite=spec.overwrite,
+            device=_device(spec.calibration.calib_device),
             progress=progress,
             **_model_options(spec),
         )
         layers = [asdict(layer) for layer in report.layers]
+        calibration = report.calibration or {}
+        if calibration and calibration["size"] < spec.calibration.calib_size:
+            notes.append(
+                f"The calibration text has {calibration['size']} rows of {calibration['length']} tokens; "
+                f"{spec.calibration.calib_size} were asked for."
+            )
     else:
         convert_source(source, target, config=config, workers=spec.workers, overwrite=spec.overwrite, progress=progress)
     seconds = time.monotonic() - started
@@ -192,4 +203,38 @@ def _written(
         written_bytes=sum(bytes_by_rank),
         bytes_by_rank=bytes_by_rank,
         layers=layers,
+        calibration=calibration,
     )
+
+
+def _tokens(
+    spec: ConvertSpec | QuantizeSpec, source: HFSource, progress: ProgressSink | None
+) -> CalibrationTokens | None:
+    """Return the calibration tokens of a request, or None where the quantization looks at weights alone."""
+    if not needs_calibration(spec.quant_config):
+        return None
+    from ..evaluation.articles import load_texts
+    from ..intake.tokenizer import load_tokenizer
+
+    asked = spec.calibration
+    with phase("read calibration text", progress):
+        texts = load_texts(None if asked.calib_dataset == "demo" else asked.calib_dataset)
+        tokenizer = load_tokenizer(source.directory, trust_remote_code=spec.trust_remote_code)
+        limit = int(source.config.get("max_position_embeddings") or source.config.get("n_positions") or 0)
+        length = min(asked.calib_max_seq_length, limit) if limit else asked.calib_max_seq_length
+        return calibration_tokens(
+            texts,
+            tokenizer,
+            size=asked.calib_size,
+            length=length,
+            seed=asked.calib_seed,
+            source=asked.calib_dataset,
+        )
+
+
+def _device(asked: str) -> str:
+    import torch
+
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise SpecError("No CUDA device is visible.", where="calib_device", remedy="Use auto or cpu.")
+    return "cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu"

@@ -20,8 +20,14 @@ def label_of(model_dir: Path | str) -> str:
 def quantization_label(config: ModelConfig) -> str:
     """Return a model's quantization as people say it: ``"W4A16, groups of 64"`` or ``"none"``."""
     quantization = config.quantization
-    if quantization.quant_algo is None:
-        return "none"
-    grouping = f"groups of {quantization.group_size}" if quantization.group_size else "per channel"
-    head = "" if quantization.excludes("lm_head") else ", lm_head too"
-    return f"{quantization.quant_algo.value}, {grouping}{head}"
+    algo, cache = quantization.quant_algo, quantization.kv_cache_quant_algo
+    parts = []
+    if algo is not None:
+        parts.append(algo.value)
+        if algo.is_weight_only or algo.is_groupwise:
+            parts.append(f"groups of {quantization.group_size}" if quantization.group_size else "per channel")
+        if not quantization.excludes("lm_head"):
+            parts.append("lm_head too")
+    if cache is not None:
+        parts.append(f"K/V cache {cache.value}")
+    return ", ".join(parts) or "none"

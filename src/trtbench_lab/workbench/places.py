@@ -49,7 +49,7 @@ def output_dir_for(verb: str, label: str, request: dict[str, object], chosen: st
     if chosen is not None:
         return Path(chosen).expanduser()
     digest = digest_of_json({"verb": verb, "request": request}).partition(":")[2][:12]
-    return home_dir() / f"{verb}ed" / f"{label}-{digest}"
+    return home_dir() / f"{verb.removesuffix('e')}ed" / f"{label}-{digest}"
 
 
 def _nearby(path: Path) -> str | None:

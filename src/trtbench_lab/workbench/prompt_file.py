@@ -10,9 +10,10 @@ from typing import Any
 from ..errors import RequestError, SpecError, TrtbenchError
 from ..progress import ProgressSink, phase
 from ..results.steps import RunStep
-from ..runtime import LLM
+from ..runtime import LLM, EngineLimits
 from ..runtime.inflight.request_file import FileRequest, read_requests
 from ..runtime.llm import Generation, RequestOutput
+from ..runtime.text import encode_prompts
 from ..specs.requests import RunSpec
 from ..storage import staged_file
 from .keeping import keep
@@ -44,7 +45,9 @@ def run_prompt_file(
         for number, request in enumerate(requests):
             streams = spec.streaming and number == 0 and on_text is not None
             try:
-                generation = llm.generate_async(request.prompt, _params(spec, request), streaming=streams)
+                ids = request.token_ids if request.text is None else _encoded(spec, request.text, tokenizer)
+                generation = llm.generate_async(ids, _params(spec, request), streaming=streams)
+                generation.prompt = request.text
             except TrtbenchError as error:
                 outcomes.append(error)
             else:
@@ -87,6 +90,13 @@ def _params(spec: RunSpec, request: FileRequest) -> dict[str, Any]:
         if any(other in own for other in others):
             given.pop(name, None)
     return {**given, "truncation": spec.truncation, **own}
+
+
+def _encoded(spec: RunSpec, text: str, tokenizer: Any) -> list[int]:
+    (ids,) = encode_prompts(tokenizer, [text], add_special_tokens=spec.add_special_tokens)
+    if spec.max_input_length is not None:
+        (ids,) = EngineLimits(vocab_size=0, max_input_len=spec.max_input_length).fitted([ids], spec.truncation, 0)
+    return ids
 
 
 def _waited(outcome: Generation | TrtbenchError) -> RequestOutput | TrtbenchError:

@@ -32,12 +32,12 @@ class DeviceSampler:
     Attributes
     ----------
     last_tokens
-        (slots,) int32: what goes into the next step where its plan names a slot.
+        (slots + 1,) int32: what goes into the next step where its plan names a slot; the last one is nobody's.
     """
 
     def __init__(self, limits: StepLimits, device: torch.device) -> None:
         self.limits, self.device = limits, device
-        self.last_tokens = torch.zeros(limits.max_batch_size, dtype=torch.int32, device=device)
+        self.last_tokens = torch.zeros(limits.max_batch_size + 1, dtype=torch.int32, device=device)
         self._counts: torch.Tensor | None = None
 
     def choose(

@@ -28,6 +28,11 @@ def pool_specs(executor: Executor) -> list[TensorSpec]:
     return [spec for spec in executor.io if spec.name in aliased]
 
 
+def pool_shape(spec: TensorSpec, limits: StepLimits) -> tuple[int, ...]:
+    """Shape of a layer's pool: (P, 2, Hkv, bs, D)."""
+    return (limits.num_blocks, 2, int(spec.shape[2]), limits.tokens_per_block, int(spec.shape[4]))
+
+
 def block_bytes(executor: Executor, tokens_per_block: int) -> int:
     """Bytes of one block over all layers of this rank."""
     total = 0
@@ -52,6 +57,10 @@ def step_runner_for(executor: Executor, limits: StepLimits) -> StepRunner:
     EngineError
         For an engine without a paged cache, or one that holds a part of the model only.
     """
+    if hasattr(executor, "fused_session") and executor.device.type == "cuda":
+        from .graph_runner import GraphStepRunner
+
+        return GraphStepRunner(executor, limits)  # type: ignore[arg-type]
     if isinstance(executor, OffersSteps):
         runner: StepRunner | None = executor.step_runner(limits)
         if runner is not None:
@@ -87,13 +96,11 @@ class ExecutorStepRunner:
         self._logits = torch.zeros(limits.max_batch_size, width, device=self.device)
         self._pools = {}
         for spec in pool_specs(executor):
-            heads, head_size = int(spec.shape[2]), int(spec.shape[4])
-            shape = (limits.num_blocks, 2, heads, limits.tokens_per_block, head_size)
-            pool = torch.zeros(shape, dtype=getattr(torch, spec.dtype), device=self.device)
+            pool = torch.zeros(pool_shape(spec, limits), dtype=getattr(torch, spec.dtype), device=self.device)
             executor.bind(spec.name, pool)
             self._pools[spec.name] = pool
 
-    def submit(self, step: StepPlan) -> _Ticket:
+    def submit(self, step: StepPlan) -> StepTokens:
         """Run or queue one step."""
         sent = self._sent(step)
         slots = sent["token_slots"]
@@ -112,10 +119,10 @@ class ExecutorStepRunner:
         bind("logits", logits)
         self.executor.run()
         if not step.num_logits:
-            return _Ticket(torch.empty(0, dtype=torch.int32), None, None)
+            return StepTokens(torch.empty(0, dtype=torch.int32), None, None)
         with torch.inference_mode(), one_thread(self.device):
             tokens, log_probs = self._sampler.choose(logits, step.sampling, sent["sample_slots"].long())
-        return _Ticket.copied(tokens, log_probs)
+        return StepTokens.copied(tokens, log_probs)
 
     def _sent(self, step: StepPlan) -> dict[str, torch.Tensor]:
         """The step's arrays on the device."""
@@ -153,14 +160,22 @@ class ExecutorStepRunner:
         self.executor.close()
 
 
-class _Ticket:
-    """Tokens on their way to the host."""
+class StepTokens:
+    """See `stepper.StepTicket`: tokens on their way to the host.
+
+    Parameters
+    ----------
+    tokens, log_probs
+        On the host; complete once `event` has come.
+    event
+        A CUDA event, or None where there is nothing to wait for.
+    """
 
     def __init__(self, tokens: torch.Tensor, log_probs: torch.Tensor | None, event: Any) -> None:
         self._tokens, self._log_probs, self._event = tokens, log_probs, event
 
     @classmethod
-    def copied(cls, tokens: torch.Tensor, log_probs: torch.Tensor | None) -> _Ticket:
+    def copied(cls, tokens: torch.Tensor, log_probs: torch.Tensor | None) -> StepTokens:
         if tokens.device.type == "cpu":
             return cls(tokens, log_probs, None)
         host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True).copy_(tokens, non_blocking=True)
@@ -193,7 +208,7 @@ def not_paged(backend: str) -> EngineError:
     return EngineError(
         "This engine keeps its cache in one piece a sequence; requests cannot join and leave a running batch.",
         where=f"backend {backend}",
-        remedy="Build it with --use_inflight_batching (on a machine without a GPU add --backend torch).",
+        remedy="Build it with --use_inflight_batching.",
     )
 
 

@@ -206,6 +206,8 @@ class Scheduler:
             reserve = self._reserve if self.rows.num_free < self.limits.max_batch_size else 0
             if needed + idle + reserve > self.blocks.available:
                 break
+            if pieces and prefill_length - known * self.limits.tokens_per_block > budget:
+                break  # it is cut in two only where it would be the step's only prompt: whole ones attend quicker
             self.waiting.popleft()
             slot = self._enter(sequence, usable, needed, prefill_length)
             length = min(budget, prefill_length - int(self.rows.cached[slot]))
