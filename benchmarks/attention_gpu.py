@@ -123,34 +123,23 @@ class Work:
         return run
 
     def decode(self, splits: int | None = None, **changes):
-        """The one-launch decode step, with changed constants and options."""
-        device = self.qkv.device
+        """Decode attention: in one kernel where a row is not split, else parts and their combination."""
         if splits is None:
-            scratch = launch.DecodeScratch.allocate(self.shape, self.rows, self.length, device)
-        else:
-            scratch = launch.DecodeScratch.with_splits(self.shape, self.rows, splits, device)
-        plan = plans.decode_plan(
-            self.shape, str(self.caches[0].dtype)[6:], self.rows, self.tables.shape[1], scratch.splits
-        )
+            splits = plans.choose_splits(self.shape, self.rows, self.length, launch.num_sms(self.qkv.device))
+        if splits == 1:
+            changes.pop("BLOCK_M", None)
+            return self.prompt(**changes)
+        heads = (self.rows, self.shape.num_heads, splits)
+        parts = torch.empty(*heads, self.shape.head_size, device="cuda")
+        weights = torch.empty(heads, device="cuda")
+        name = str(self.caches[0].dtype)[6:]
+        plan = plans.split_plan(self.shape, name, self.rows, self.tables.shape[1], splits)
         plan = changed(plan, changes)
-        return self.each(
-            lambda cache: launch.run_plan(
-                plan,
-                (self.qkv, self.cos, self.sin, cache, self.lengths, self.tables, self.scale),
-                (self.out, scratch.parts, scratch.weights, scratch.arrived),
-            )
-        )
-
-    def two_kernels(self):
-        splits = plans.choose_splits(self.shape, self.rows, self.length, launch.num_sms(self.qkv.device))
-        scratch = launch.DecodeScratch.with_splits(self.shape, self.rows, splits, self.qkv.device)
 
         def one(cache):
-            launch.split_attention(
-                self.query, cache, self.starts, self.lengths, self.tables, self.scale,
-                scratch.parts, scratch.weights, self.shape,
-            )  # fmt: skip
-            launch.combine_parts(scratch.parts, scratch.weights, self.token_rows, self.out)
+            inputs = (self.query, cache, self.starts, self.lengths, self.tables, self.scale)
+            launch.run_plan(plan, inputs, (parts, weights))
+            launch.combine_parts(parts, weights, self.token_rows, self.out)
 
         return self.each(one)
 
@@ -184,24 +173,23 @@ def changed(plan, changes):
 def trials(kind: str):
     """Changes to try."""
     if kind == "decode":
-        for block_n, stages, warps in itertools.product((32, 64, 128), (3, 4, 5), (4,)):
+        for block_n, stages, warps in itertools.product((32, 64), (3, 4, 6), (2, 4)):
             yield {"BLOCK_N": block_n, "num_stages": stages, "num_warps": warps}
-        yield {"BLOCK_N": 64, "num_stages": 4, "num_warps": 2}
-        yield {"BLOCK_N": 64, "num_stages": 4, "num_warps": 8}
         return
-    for block_m, block_n, warps, stages in itertools.product((64, 128), (64, 128), (4, 8), (2, 3, 4)):
-        if block_m == 64 and warps == 8:
+    for block_m, warps, stages, merged in itertools.product((64, 128), (4, 8), (2, 3, 4), (False, True)):
+        if warps == (8 if block_m == 64 else 4) and not (block_m == 128 and warps == 4):
             continue
-        yield {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": warps, "num_stages": stages}
+        yield {"BLOCK_M": block_m, "BLOCK_N": 64, "num_warps": warps, "num_stages": stages, "MERGED": merged}
 
 
 TUNED = {
     "decode": [
-        ("llama b16 1024", Work(LLAMA, 16, 1024, 1), (1, 2, 4, 8)),
+        ("llama b16 1024", Work(LLAMA, 16, 1024, 1), (1, 2, 3, 4)),
         ("llama b64 1024", Work(LLAMA, 64, 1024, 1), (1, 2)),
-        ("gpt2m b8 1000", Work(GPT2, 8, 1000, 1, "fp16", torch.float16), (2, 4, 7)),
+        ("gpt2m b8 1000", Work(GPT2, 8, 1000, 1, "fp16", torch.float16), (1, 2, 4)),
         ("gpt2m b1 1000", Work(GPT2, 1, 1000, 1, "fp16", torch.float16), (8, 16)),
-        ("llama b16 1024 fp8", Work(LLAMA, 16, 1024, 1, "fp8"), (2, 4)),
+        ("llama b16 1024 fp8", Work(LLAMA, 16, 1024, 1, "fp8"), (1, 2, 4)),
+        ("llama b16 1024 int8", Work(LLAMA, 16, 1024, 1, "int8"), (1, 2, 4)),
     ],
     "prompt": [
         ("llama 16x512", Work(LLAMA, 16, 512, 512), (None,)),
@@ -296,11 +284,12 @@ def report(only: str | None) -> None:
 
 
 def decode_line(model: str, work: Work, reads: float) -> None:
-    time, two = seconds(work.decode()), seconds(work.two_kernels())
+    time = seconds(work.decode())
+    splits = plans.choose_splits(work.shape, work.rows, work.length, launch.num_sms(work.qkv.device))
     floor = work.cache_bytes / reads
     print(
-        f"  {model} {work.cache} batch {work.rows:3} x {work.length:5}: one launch {time * 1e6:7.1f} us, "
-        f"{floor / time:5.1%} of the floor; split and combine {two * 1e6:7.1f} us",
+        f"  {model} {work.cache} batch {work.rows:3} x {work.length:5}, {splits:2} parts: {time * 1e6:7.1f} us, "
+        f"{floor / time:5.1%} of the floor",
         flush=True,
     )
     work.caches = []

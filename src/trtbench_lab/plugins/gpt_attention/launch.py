@@ -7,14 +7,13 @@ the shapes of the tensors alone. On tensors of the CPU they run in Triton's inte
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
 from ..frame.call import Launch
 from ..frame.interpreter import interpret
-from .plans import choose_splits, combine_plan, decode_plan, flash_plan, split_plan, update_plan
+from .plans import combine_plan, flash_plan, split_plan, update_plan
 from .shape import AttentionShape
 
 
@@ -67,7 +66,7 @@ def prompt_attention(
     Parameters
     ----------
     query
-        (N, Hq · D), as `write_cache` leaves it.
+        (N, Hq · D), as `write_cache` leaves it, or wider rows that begin with it: packed projections, rotated in place.
     query_starts, kv_lengths, block_tables
         (B + 1,), (B,), (B, M) int32. For the last rows of a batch only, pass their part of each.
     kv_scale
@@ -75,84 +74,9 @@ def prompt_attention(
     out
         (N, Hq · D), written from the first row's first token on: 0 for the tokens after the last row.
     """
-    plan = flash_plan(shape, _name(query), query.shape[0], kv_lengths.shape[0], block_tables.shape[1])
+    num_tokens, width = query.shape
+    plan = flash_plan(shape, _name(query), num_tokens, kv_lengths.shape[0], block_tables.shape[1], query_width=width)
     run_plan(plan, (query, kv_cache, query_starts, kv_lengths, block_tables, kv_scale), (out,))
-
-
-@dataclass(frozen=True)
-class DecodeScratch:
-    """Memory that `decode_attention` needs between its programs; one for all layers of a stream.
-
-    Attributes
-    ----------
-    parts
-        (B, Hq, splits, D) float32.
-    weights
-        (B, Hq, splits) float32.
-    arrived
-        (B · Hq,) int32: zeros when made, and again after each launch.
-    splits
-        Programs over which the keys of a row are split.
-    """
-
-    parts: torch.Tensor
-    weights: torch.Tensor
-    arrived: torch.Tensor
-    splits: int
-
-    @classmethod
-    def allocate(
-        cls, shape: AttentionShape, num_rows: int, max_kv_length: int, device: torch.device, *, mode: str = "auto"
-    ) -> DecodeScratch:
-        """Choose the split for batches of `num_rows` rows up to `max_kv_length` tokens (`multi_block_mode`)."""
-        return cls.with_splits(
-            shape, num_rows, choose_splits(shape, num_rows, max_kv_length, num_sms(device), mode), device
-        )
-
-    @classmethod
-    def with_splits(cls, shape: AttentionShape, num_rows: int, splits: int, device: torch.device) -> DecodeScratch:
-        """Make the memory for a given split."""
-        rows = (num_rows, shape.num_heads, splits)
-        return cls(
-            torch.empty((*rows, shape.head_size), dtype=torch.float32, device=device),
-            torch.empty(rows, dtype=torch.float32, device=device),
-            torch.zeros(num_rows * shape.num_heads, dtype=torch.int32, device=device),
-            splits,
-        )
-
-
-def decode_attention(
-    qkv: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    kv_cache: torch.Tensor,
-    kv_lengths: torch.Tensor,
-    block_tables: torch.Tensor,
-    kv_scale: torch.Tensor,
-    out: torch.Tensor,
-    scratch: DecodeScratch,
-    shape: AttentionShape,
-) -> None:
-    """One decode step of B rows in one kernel: rotate, write the cache, attend.
-
-    Packed token r is the one new token of row r. An empty row (``kv_lengths`` 0) writes nothing and gives zeros.
-
-    Parameters
-    ----------
-    qkv
-        (B, (Hq + 2 Hkv) · D).
-    cos, sin, kv_scale
-        As for `write_cache`.
-    kv_lengths, block_tables
-        (B,), (B, M) int32.
-    out
-        (B, Hq · D), written.
-    scratch
-        For at least B rows.
-    """
-    plan = decode_plan(shape, _name(kv_cache), kv_lengths.shape[0], block_tables.shape[1], scratch.splits)
-    inputs = (qkv, cos, sin, kv_cache, kv_lengths, block_tables, kv_scale)
-    run_plan(plan, inputs, (out, scratch.parts, scratch.weights, scratch.arrived))
 
 
 def split_attention(

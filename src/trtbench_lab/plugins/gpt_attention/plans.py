@@ -74,10 +74,12 @@ class Tiles:
     block_n: int
     num_warps: int
     num_stages: int
+    merged: bool = False
+    """Mask every tile of keys, in one loop, instead of those at a tile's end alone, in a second one."""
 
 
-def flash_tiles(shape: AttentionShape, dtype: str, num_tokens: Size) -> Tiles:
-    """Return the tile of flash attention for this many packed tokens."""
+def flash_tiles(shape: AttentionShape, dtype: str, num_tokens: Size, num_rows: Size) -> Tiles:
+    """Return the tile of flash attention for this many packed tokens in so many rows."""
     width = block_d(shape.head_size)
     if dtype == "float32":
         tiles = Tiles(64, 32, 4, 2) if width <= 128 else Tiles(16, 32, 4, 2)
@@ -87,9 +89,11 @@ def flash_tiles(shape: AttentionShape, dtype: str, num_tokens: Size) -> Tiles:
         tiles = Tiles(128, 64, 8, 3)
     else:
         tiles = Tiles(64, 32, 4, 2)
-    if not is_expression(num_tokens) and num_tokens * prompt_pack(shape) < tiles.block_m:
-        rows = max(16, power_of_two(num_tokens * prompt_pack(shape)))
-        tiles = Tiles(rows, tiles.block_n, 4, tiles.num_stages)
+    if is_expression(num_tokens) or is_expression(num_rows):
+        return tiles
+    per_row = -(-num_tokens // max(1, num_rows)) * prompt_pack(shape)
+    if per_row < tiles.block_m:  # one new token a row, say
+        tiles = Tiles(max(16, power_of_two(per_row)), tiles.block_n, 4, tiles.num_stages)
     return tiles
 
 
@@ -116,9 +120,17 @@ def update_plan(shape: AttentionShape, cache_dtype: str, num_tokens: Size, table
     )
 
 
-def flash_plan(shape: AttentionShape, dtype: str, num_tokens: Size, num_rows: Size, table_width: Size) -> Launch:
-    """Return the launch of `flash_kernel`."""
-    tiles, pack = flash_tiles(shape, dtype, num_tokens), prompt_pack(shape)
+def flash_plan(
+    shape: AttentionShape,
+    dtype: str,
+    num_tokens: Size,
+    num_rows: Size,
+    table_width: Size,
+    *,
+    query_width: int | None = None,
+) -> Launch:
+    """Return the launch of `flash_kernel`; `query_width` is that of a token's row, of which the queries come first."""
+    tiles, pack = flash_tiles(shape, dtype, num_tokens, num_rows), prompt_pack(shape)
     block_q = tiles.block_m // pack
     num_tiles = num_tokens // block_q + num_rows + 1
     return Launch(
@@ -133,6 +145,8 @@ def flash_plan(shape: AttentionShape, dtype: str, num_tokens: Size, num_rows: Si
         constants={
             **_common(shape),
             "PACK": pack,
+            "QUERY_WIDTH": query_width or shape.query_width,
+            "MERGED": tiles.merged,
             "BLOCK_Q": block_q,
             "BLOCK_M": tiles.block_m,
             "BLOCK_N": tiles.block_n,
@@ -177,26 +191,6 @@ def combine_plan(num_heads: int, head_size: int, num_tokens: Size, splits: int) 
             "BLOCK_D": block_d(head_size),
         },
         num_warps=1,
-    )
-
-
-def decode_plan(shape: AttentionShape, cache_dtype: str, num_rows: int, table_width: int, splits: int) -> Launch:
-    """Return the launch of `decode_kernel`."""
-    pack = decode_pack(shape)
-    return Launch(
-        kernel="decode_kernel",
-        grid=(num_rows, shape.num_heads // pack, splits),
-        arguments={"table_width": table_width},
-        constants={
-            **_common(shape),
-            **_split(shape, cache_dtype, splits),
-            "ROTARY": shape.rotary_dim,
-            "INTERLEAVED": shape.interleaved,
-            "KIND": cache_kind(cache_dtype),
-            "BLOCK_S": power_of_two(splits),
-        },
-        num_warps=4,
-        num_stages=3,
     )
 
 

@@ -75,6 +75,35 @@ def rotated(
 
 
 @triton.jit
+def widened(x, TYPE: tl.constexpr):
+    """Turn stored keys or values into TYPE; those of a quantized cache are exact in float16, which is TYPE then.
+
+    A signed byte plus 128 becomes the mantissa of a number from 1024 on, which 1152 is subtracted from: two operations
+    on pairs of numbers instead of a conversion each.
+    """
+    if x.dtype == tl.int8:
+        if TYPE == tl.float16:
+            return ((x.to(tl.int16) + 128) | 0x6400).to(tl.float16, bitcast=True) - 1152.0
+        else:
+            return x.to(TYPE)
+    else:
+        return x.to(TYPE)
+
+
+@triton.jit
+def query_as(q, CACHE_TYPE: tl.constexpr):
+    """Turn queries into the type of the products: float16 over a quantized 8-bit cache, unless they are float32."""
+    if CACHE_TYPE.primitive_bitwidth == 8:
+        if q.dtype == tl.bfloat16:
+            wide = tl.minimum(tl.maximum(q.to(tl.float32), -65504.0), 65504.0)
+            return narrow(wide, tl.float16)
+        else:
+            return q
+    else:
+        return q
+
+
+@triton.jit
 def tile_offsets(
     table_ptr,
     first,
@@ -144,7 +173,7 @@ def attend(
         k = tl.load(cache_ptr + key_at[:, None] + d[None, :])
     else:
         k = tl.load(cache_ptr + key_at[:, None] + d[None, :], mask=(d < D)[None, :], other=0.0)
-    scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * score_scale
+    scores = tl.dot(q, tl.trans(widened(k, q.dtype)), input_precision="ieee") * score_scale
     if MASKED:
         seen = (slot[None, :] <= query_position[:, None]) & (slot[None, :] < last)
         if WINDOW > 0:
@@ -164,5 +193,5 @@ def attend(
     else:
         v = tl.load(cache_ptr + value_at[:, None] + d[None, :], mask=(d < D)[None, :], other=0.0)
     total = total * decay + tl.sum(p, 1)
-    acc = tl.dot(narrow(p, q.dtype), v.to(q.dtype), acc * decay[:, None], input_precision="ieee")
+    acc = tl.dot(narrow(p, q.dtype), widened(v, q.dtype), acc * decay[:, None], input_precision="ieee")
     return new_m, total, acc
