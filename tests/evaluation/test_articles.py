@@ -174,3 +174,31 @@ def test_parquet_without_its_package_says_what_to_install(tmp_path, monkeypatch)
     monkeypatch.setattr(importlib, "import_module", without_pyarrow)
     with pytest.raises(MissingPackageError, match=r"trtbench-lab\[lab\]"):
         load_articles(path, count=1)
+
+
+def test_texts_of_any_usual_field_are_read(tmp_path: Path) -> None:
+    from trtbench_lab.evaluation.articles import load_texts
+
+    lines = [{"article": "A", "highlights": "B"}, {"text": "C"}, {"prompt": "D", "text": 3}, "E"]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    assert load_texts(path) == ["A\nB", "C", "D", "E"]
+    plain = tmp_path / "all.txt"
+    plain.write_text("one\ntwo", encoding="utf-8")
+    assert load_texts(plain) == ["one\ntwo"]
+    assert len(load_texts()) == 200  # the demo corpus' validation split
+    path.write_text('{"title": "only"}')
+    with pytest.raises(EvaluationError, match="no text. Its fields: title"):
+        load_texts(path)
+    path.write_text("")
+    with pytest.raises(EvaluationError, match="no text in it"):
+        load_texts(path)
+
+
+def test_a_folder_without_the_split_gives_another(tmp_path: Path) -> None:
+    from trtbench_lab.evaluation.articles import load_texts
+
+    (tmp_path / "train.jsonl").write_text('{"text": "from train"}')
+    assert load_texts(tmp_path) == ["from train"]
+    (tmp_path / "validation.jsonl").write_text('{"text": "from validation"}')
+    assert load_texts(tmp_path) == ["from validation"]

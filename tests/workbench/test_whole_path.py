@@ -13,7 +13,7 @@ from trtbench_lab.checkpoint import ShardPlan
 from trtbench_lab.demo import demo_corpus_path, demo_model_dir
 from trtbench_lab.errors import EvaluationError, RequestError, ResultsError, SpecError, StorageError, TrtbenchError
 from trtbench_lab.results.database import ResultsDatabase
-from trtbench_lab.specs import BenchConfig, BuildConfig, Mapping, SamplingConfig
+from trtbench_lab.specs import BenchConfig, BuildConfig, CalibrationConfig, Mapping, SamplingConfig
 from trtbench_lab.specs.requests import (
     BenchSpec,
     BuildSpec,
@@ -251,3 +251,37 @@ def test_history_that_cannot_be_written_costs_no_result(
     with pytest.warns(HistoryWarning, match="damaged"):
         result = workbench.run(RunSpec(engine_dir=engine_dir, input_text=("Once",), sampling=greedy(3)))
     assert result.output_ids[0][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ({"qformat": "int4_awq"}, "W4A16_AWQ, groups of 128"),
+        ({"qformat": "int8_sq", "per_token": True, "per_channel": True}, "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"),
+        ({"qformat": "fp8", "kv_cache_dtype": "fp8"}, "FP8, K/V cache FP8"),
+    ],
+)
+def test_calibrated_checkpoints_say_what_they_were_calibrated_on(home: Path, options: dict, label: str):
+    asked = CalibrationConfig(calib_size=4, calib_max_seq_length=64, calib_device="cpu")
+    step = workbench.quantize(QuantizeSpec(source="demo:gpt2", calibration=asked, **options))
+    assert step.quantization == label
+    assert {"source": "demo", "size": 4, "length": 64, "seed": 0}.items() <= step.calibration.items()
+    assert step.calibration["digest"].startswith("sha256:")
+    assert "calibrated on" in repr(step)
+    assert len(step.layers) == 16
+    assert all(layer["output_relative_error"] < 0.2 for layer in step.layers)
+    again = workbench.quantize(QuantizeSpec(source="demo:gpt2", calibration=asked, **options))
+    assert again.output_dir == step.output_dir
+    assert "cache" in again.notes[0]
+
+
+def test_little_calibration_text_is_said_and_none_is_refused(home: Path, tmp_path: Path):
+    text = tmp_path / "few.jsonl"
+    text.write_text("".join('{"text": "The mayor of Tellbury spoke on 2 May."}\n' for _ in range(20)))
+    asked = CalibrationConfig(calib_dataset=str(text), calib_size=64, calib_max_seq_length=32, calib_device="cpu")
+    step = workbench.quantize(QuantizeSpec(source="demo:gpt2", qformat="fp8", calibration=asked))
+    assert any("64 were asked for" in note for note in step.notes)
+    with pytest.raises(EvaluationError, match="no such file"):
+        workbench.quantize(
+            QuantizeSpec(source="demo:gpt2", qformat="fp8", calibration=CalibrationConfig(calib_dataset="nowhere"))
+        )

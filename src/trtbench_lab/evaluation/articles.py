@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import EvaluationError, did_you_mean, require
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
+TEXT_FIELDS = ("text", "content", "prompt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,74 @@ def load_articles(path: str | Path | None = None, *, split: str = "test", count:
             remedy=f"Ask for at most {len(articles)} (max_ite × batch_size)." if articles else "Give another file.",
         )
     return ArticleSet(articles=articles, source=str(source), split=split, has_entities=has_entities)
+
+
+def load_texts(path: str | Path | None = None, *, split: str = "validation") -> list[str]:
+    """Read every text of a dataset, for calibration and perplexity.
+
+    Parameters
+    ----------
+    path
+        As `load_articles` takes it, or a ``.txt`` file (one text); None for the demo corpus.
+    split
+        Which part of a folder; a folder without it gives its train split, or the only one it has.
+
+    Returns
+    -------
+    One text a record: its fields ``article`` and ``highlights`` one after the other, or the one of `TEXT_FIELDS` that
+    it has.
+
+    Raises
+    ------
+    EvaluationError
+        For a missing or unreadable file, or records without any of these fields.
+    """
+    if path is None:
+        from ..demo import demo_corpus_path
+
+        path = demo_corpus_path(split)
+    source = Path(path).expanduser()
+    if source.suffix.lower() == ".txt" and source.is_file():
+        try:
+            return [source.read_text(encoding="utf-8")]
+        except (OSError, UnicodeDecodeError) as error:
+            raise EvaluationError(
+                f"The file cannot be read: {error}.", where=str(source), remedy="Save it as UTF-8."
+            ) from error
+    found = [
+        _text(record, where) for file in _files(source, _split_of(source, split)) for where, record in _records(file)
+    ]
+    if not found:
+        raise EvaluationError("There is no text in it.", where=str(source), remedy="Give another file.")
+    return found
+
+
+def _split_of(source: Path, split: str) -> str:
+    """Return the split to read: the one asked for where the folder has it, else train, else the only one."""
+    if not source.is_dir():
+        return split
+    splits = {name for file in source.rglob("*") if (name := _split_name(file, source))}
+    if split in splits or not splits:
+        return split
+    return "train" if "train" in splits or len(splits) > 1 else splits.pop()
+
+
+def _text(record: Any, where: str) -> str:
+    if isinstance(record, str):
+        return record
+    if not isinstance(record, Mapping):
+        raise EvaluationError(f"The record is a {type(record).__name__}, not an object.", where=where)
+    if isinstance(record.get("article"), str):
+        highlights = record.get("highlights")
+        return f"{record['article']}\n{highlights}" if isinstance(highlights, str) else record["article"]
+    for name in TEXT_FIELDS:
+        if isinstance(record.get(name), str):
+            return str(record[name])
+    raise EvaluationError(
+        f"The record has no text. Its fields: {', '.join(map(str, record))}.",
+        where=where,
+        remedy=f"Records need one of article, {', '.join(TEXT_FIELDS)}.",
+    )
 
 
 def _files(source: Path, split: str) -> list[Path]:

@@ -79,6 +79,8 @@ class ConvertStep(StepResult):
     ----------
     layers
         What quantizing did to each layer, in the order of the network; empty without quantization.
+    calibration
+        Source, size, length, seed and digest of the calibration tokens; empty where nothing was calibrated.
     """
 
     kind: ClassVar[str] = "convert"
@@ -92,6 +94,7 @@ class ConvertStep(StepResult):
     written_bytes: int
     bytes_by_rank: list[int]
     layers: list[dict[str, Any]] = field(default_factory=list)
+    calibration: dict[str, Any] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, Number | None]:
@@ -105,19 +108,28 @@ class ConvertStep(StepResult):
         }
 
     def facts(self) -> list[tuple[str, Any]]:
-        return [
+        facts: list[tuple[str, Any]] = [
             ("checkpoint", self.output_dir),
             ("architecture", self.architecture),
             ("dtype", self.dtype),
             ("quantization", self.quantization),
             ("tp × pp", f"{self.tp_size} × {self.pp_size}"),
         ]
+        if self.calibration:
+            text = "{source}: {size} × {length} tokens, seed {seed}".format(**self.calibration)
+            facts.append(("calibrated on", text))
+        return facts
 
     def tables(self) -> list[Table]:
         tables = super().tables()
         if self.layers:
-            columns = ("module", "relative_rms_error", "max_abs_error", "clipped_share", "bytes_before", "bytes_after")
-            worst = sorted(self.layers, key=lambda layer: -float(layer["relative_rms_error"]))[:_WORST_LAYERS]
+            measured = self.layers[0].get("output_relative_error") is not None
+            by = "output_relative_error" if measured else "relative_rms_error"
+            columns: tuple[str, ...] = ("relative_rms_error", "max_abs_error", "clipped_share")
+            if measured:
+                columns = ("output_relative_error", "relative_rms_error", "clipped_share", "outlier_channels")
+            columns = ("module", *columns, "bytes_before", "bytes_after")
+            worst = sorted(self.layers, key=lambda layer: -float(layer[by]))[:_WORST_LAYERS]
             rows = [tuple(layer[column] for column in columns) for layer in worst]
             title = f"Layers that lost most ({len(rows)} of {len(self.layers)}; all are in .layers)"
             tables.insert(1, Table(columns=columns, rows=rows, title=title))
