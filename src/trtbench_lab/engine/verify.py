@@ -147,7 +147,11 @@ def check_fit(config: EngineConfig, builder: Builder, where: str) -> None:
             where=where,
             remedy="Build the engine again with what is installed, or install the version it was built with.",
         )
-    if builder.machine_key() != config.machine_key:
+    elsewhere = getattr(builder, "runs_here", None)  # of backends whose engines may be built for several machines
+    fits = builder.machine_key() == config.machine_key or (
+        elsewhere is not None and elsewhere(config.machine_key, config.build_config)
+    )
+    if not fits:
         here = machine_sentence(machine_fingerprint())
         raise EngineMismatchError(
             f"The engine was built for another kind of machine: {config.machine_key!r} on "

@@ -70,7 +70,7 @@ class CancelledReporter(QuietReporter):
 
 
 class Model:
-    """Stands for a `ReferencedNetwork` of one cache update: enough to parse, quick enough for many mutants."""
+    """Stands for a `ReferencedNetwork` of one cache update: enough to parse, and quick for many mutants."""
 
     def __init__(self) -> None:
         shape = [1, 1, 4, 2]

@@ -16,7 +16,7 @@ from ..protocol import Availability, BuildReporter, EngineDescription, Resolutio
 from . import resolution, timing_cache
 from .bindings_check import availability, tensorrt, tensorrt_version
 from .conformance.refusals import refuse_failed
-from .gpu import current_gpu, machine_key
+from .gpu import current_gpu, machine_key, runs_on
 from .logger import make_logger
 from .onnx_source import checked, network_of, with_capacity
 from .plan_building import BuildSession, write_plan
@@ -66,6 +66,10 @@ class TensorRTBuilder:
         refusals = refuse_failed(model_config, settled.build_config)
         return Resolution(settled.build_config, [*settled.notes, *refusals])
 
+    def runs_here(self, built_on: str, build_config: BuildConfig) -> bool:
+        """Whether an engine with the `machine_key` `built_on` runs here too: some are built for several GPUs."""
+        return runs_on(machine_key(), built_on, build_config.hardware_compatibility)
+
     def build(
         self, checkpoint_dir: Path, rank: int, build_config: BuildConfig, output_dir: Path, report: BuildReporter
     ) -> None:
@@ -98,6 +102,10 @@ class TensorRTBuilder:
         if config.mapping.world_size == 1 and not layout.stripped:
             with report.phase("verify engine"):
                 self._verify(output_dir, rank, config, build_config)
+        elif config.mapping.world_size > 1:
+            report.log("info", "The engine was not run: its ranks run together only.")
+        else:
+            report.log("info", "The engine was not run: it gets its weights when it is loaded.")
 
     def load(
         self,
@@ -143,11 +151,19 @@ class TensorRTBuilder:
         return marked
 
     def _verify(self, output_dir: Path, rank: int, config: ModelConfig, build_config: BuildConfig) -> None:
-        from ..trial import trial_run
+        from ..trial import paged_trial_run, trial_run
+        from .inspection import inspector_name, write_inspection
+        from .loading import load_executor
 
-        executor = self.load(output_dir, rank, _Description(config, build_config))
-        trial_run(executor, build_config.resolved_max_seq_len(config))
-        executor.close()
+        executor = load_executor(output_dir, rank, _Description(config, build_config))
+        try:
+            run = trial_run if resolution.form_of(build_config) == PADDED else paged_trial_run
+            run(executor, build_config.resolved_max_seq_len(config))
+            if build_config.profiling_verbosity != "none":
+                for plan in executor.plans():
+                    write_inspection(plan.engine, output_dir / inspector_name(plan.file.file))
+        finally:
+            executor.close()
 
 
 def plans_of(options: BuildConfig, config: ModelConfig, rank: int) -> list[list[PlannedFile]]:

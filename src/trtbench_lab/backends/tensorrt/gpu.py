@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+AMPERE = 80
+"""Compute capability from which engines built with hardware_compatibility ampere_plus run."""
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
@@ -53,3 +55,16 @@ def machine_key() -> str:
     """Name the kind of machine that a plan built here is good for."""
     gpu = current_gpu()
     return f"{platform.machine()} cuda sm{gpu.compute_capability} {gpu.name}"
+
+
+def runs_on(here: str, built_on: str, hardware_compatibility: str) -> bool:
+    """Whether an engine of one `machine_key` runs on a machine of another, by the compatibility it was built with."""
+    if here == built_on:
+        return True
+    form = re.compile(r"(\S+) cuda sm(\d+) .*")
+    ours, theirs = form.fullmatch(here), form.fullmatch(built_on)
+    if ours is None or theirs is None or ours.group(1) != theirs.group(1):
+        return False
+    if hardware_compatibility == "ampere_plus":
+        return int(ours.group(2)) >= AMPERE
+    return hardware_compatibility == "same_compute_capability" and ours.group(2) == theirs.group(2)
