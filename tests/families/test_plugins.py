@@ -21,7 +21,9 @@ from . import tiny
 from .test_parity import model_of
 
 CAPACITY = 24
-ON = PluginConfig(rmsnorm_plugin="auto", layernorm_plugin="auto", swiglu_plugin="auto")
+ON = PluginConfig(
+    gpt_attention_plugin="disable", rmsnorm_plugin="auto", layernorm_plugin="auto", swiglu_plugin="auto"
+)
 
 
 def logits_of(path: Path, config: ModelConfig, tokens: torch.Tensor) -> torch.Tensor:

@@ -15,20 +15,21 @@ from trtbench_lab.checkpoint import open_checkpoint
 from trtbench_lab.network.collectives import OP_TYPE
 from trtbench_lab.network.export import export_network
 from trtbench_lab.network.onnx_lint import lint_onnx
-from trtbench_lab.specs import Mapping
+from trtbench_lab.specs import Mapping, PluginConfig
 
+PLUGINS = PluginConfig(gpt_attention_plugin="disable", layernorm_plugin="auto", lookup_plugin="auto")
 TOKENS = torch.randint(0, 97, (2, 5), generator=torch.Generator().manual_seed(0))
 
 
 def exported_ranks(tmp_path, family, tp, **options):
     """The ONNX model of each rank, weights inside, and the model they come from."""
-    model = random_model(family, tmp_path / "hf", **options.pop("changes", {}))
+    model, plugins = random_model(family, tmp_path / "hf", **options.pop("changes", {})), options.pop("plugins", None)
     checkpoint_of(model, tmp_path / "ranks", mapping=Mapping(tp_size=tp), **options)
     checkpoint = open_checkpoint(tmp_path / "ranks")
     built = []
     for rank in range(tp):
         mapping = checkpoint.config.mapping.with_rank(rank)
-        network = export_network(checkpoint.config, mapping, capacity=8)
+        network = export_network(checkpoint.config, mapping, capacity=8, plugin_config=plugins)
         path = tmp_path / f"rank{rank}.onnx"
         network.write(path, checkpoint.rank(rank))
         built.append(onnx.load(str(path)))
@@ -96,12 +97,15 @@ def feeds_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
         ("llama", 2, {}),
         ("gpt2", 2, {"use_parallel_embedding": True, "embedding_sharding_dim": 0}),
         ("gpt2", 2, {"use_parallel_embedding": True, "embedding_sharding_dim": 1}),
+        ("gpt2", 2, {"use_parallel_embedding": True, "embedding_sharding_dim": 0, "plugins": PLUGINS}),
     ],
 )
 def test_ranks_together_give_one_ranks_logits(tmp_path, family, tp, options):
     model, ranks = exported_ranks(tmp_path, family, tp, **options)
     for rank in ranks:
         assert lint_onnx(rank) == []
+        lookups = [node for node in rank.graph.node if node.op_type == "Lookup"]
+        assert len(lookups) == 2 * ("plugins" in options)  # tokens and positions
         collectives = [node for node in rank.graph.node if node.op_type == OP_TYPE]
         layers = model.hf.config.num_hidden_layers
         assert len(collectives) == 2 * layers + 1 + 2 * bool(options)  # attention, feed-forward; logits; two embeddings

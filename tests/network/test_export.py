@@ -188,9 +188,10 @@ def test_repeating_a_layer_gives_what_tracing_all_of_them_gives():
         ]  # fmt: skip
         return nodes, [value.name for value in graph.inputs], [source(value) for value in graph.outputs]
 
-    plugins = PluginConfig(rmsnorm_plugin="auto", swiglu_plugin="auto")
+    plugins = PluginConfig(gpt_attention_plugin="disable", rmsnorm_plugin="auto", swiglu_plugin="auto")
+    paged = plugins.replace(gpt_attention_plugin="auto")
     stage = Mapping(pp_size=2, rank=0)  # ends with the last layer's hidden state
-    for options in ({}, {"mapping": stage}, {"mapping": stage, "plugin_config": plugins}):
+    for options in ({"mapping": stage}, {"plugin_config": plugins}, {"mapping": stage, "plugin_config": paged}):
         options["config"] = config.replace(num_hidden_layers=6) if "mapping" in options else config
         repeated, whole = (export_network(capacity=12, repeat_layers=repeat, **options) for repeat in (True, False))
         assert structure(repeated) == structure(whole)
