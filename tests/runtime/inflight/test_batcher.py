@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.runtime.inflight.fakes import VOCAB_SIZE, fake_runner, greedy
+from tests.runtime.inflight.fakes import VOCAB_SIZE, fake_runner, greedy, step_limits
 
 from trtbench_lab.errors import EngineError, RequestError
 from trtbench_lab.runtime import EngineLimits
@@ -202,6 +202,23 @@ def test_a_result_that_takes_too_long_says_so(batcher: InflightBatcher) -> None:
     with pytest.raises(RequestError, match=r"not ended after 0\.01 s"):
         handle.result(0.01)
     handle.cancel()
+
+
+def test_an_engine_with_a_cache_in_one_piece_says_how_to_build_another() -> None:
+    from tests.runtime.tiny_models import HFExecutor, tiny_gpt2
+
+    from trtbench_lab.runtime.inflight.executor_runner import step_runner_for
+
+    with pytest.raises(EngineError, match="--use_inflight_batching"):
+        step_runner_for(HFExecutor(tiny_gpt2()), step_limits())
+
+
+def test_of_several_requests_none_is_sent_when_one_is_wrong(batcher: InflightBatcher) -> None:
+    with pytest.raises(RequestError, match="outside the vocabulary"):
+        batcher.submit_all([([1], None, {"max_new_tokens": 3}), ([999], None, {"max_new_tokens": 3})])
+    assert batcher.num_unfinished == 0
+    both = batcher.submit_all([([1], None, {"max_new_tokens": 3}), ([2], None, {"max_new_tokens": 3})])
+    assert [handle.result(30) for handle in both] == [greedy([1], 3), greedy([2], 3)]
 
 
 def test_stop_words_end_tokens_and_log_probs(batcher: InflightBatcher) -> None:

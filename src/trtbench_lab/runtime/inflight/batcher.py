@@ -17,7 +17,7 @@ import torch
 from ...errors import EngineError, RequestError, TrtbenchError
 from ...specs import SamplingConfig
 from ..limits import EngineLimits, prompts_from_request
-from ..request import settle
+from ..request import GenerationRequest, settle
 from .handle import RequestHandle, now_ns
 from .scheduler import PlannedStep, Scheduler, StepCounts
 from .sequence import FINISHED
@@ -116,11 +116,26 @@ class InflightBatcher:
             For a request that is wrong or could never run; no other request notices.
         """
         sent_ns = now_ns()
+        ids, request = self._checked(prompt, sampling_config, keywords)
+        return self._enqueued(ids, request, sent_ns, streaming=streaming)
+
+    def submit_all(self, requests: Iterable[tuple[Any, SamplingConfig | None, dict[str, Any]]]) -> list[RequestHandle]:
+        """Send several requests (prompt, sampling, keywords); when one is wrong, none is sent."""
+        sent_ns = now_ns()
+        checked = [self._checked(*request) for request in requests]
+        return [self._enqueued(ids, request, sent_ns, streaming=False) for ids, request in checked]
+
+    def _checked(
+        self, prompt: Any, sampling_config: SamplingConfig | None, keywords: dict[str, Any]
+    ) -> tuple[list[int], GenerationRequest]:
         (ids,) = prompts_from_request([prompt], self.engine_limits.vocab_size)
         request = settle(sampling_config, keywords, num_prompts=1, vocab_size=self.engine_limits.vocab_size)
         _refuse_unsupported(request)
         (ids,) = self.engine_limits.fitted([ids], request.truncation, request.config.max_new_tokens)
         self.scheduler.check(len(ids), request.config.max_new_tokens)
+        return ids, request
+
+    def _enqueued(self, ids: list[int], request: GenerationRequest, sent_ns: int, *, streaming: bool) -> RequestHandle:
         with self._changed:
             self._refuse_closed()
             sequence = Request(self._next_number, np.array(ids, dtype=np.int32), request, streams=streaming)
@@ -131,18 +146,6 @@ class InflightBatcher:
             self._start()
             self._changed.notify_all()
         return handle
-
-    def submit_all(self, requests: Iterable[tuple[Any, SamplingConfig | None, dict[str, Any]]]) -> list[RequestHandle]:
-        """Send several requests; when one is wrong, none is sent on after it and those before it are cancelled."""
-        handles: list[RequestHandle] = []
-        try:
-            for prompt, config, keywords in requests:
-                handles.append(self.submit(prompt, config, **keywords))
-        except TrtbenchError:
-            for handle in handles:
-                handle.cancel()
-            raise
-        return handles
 
     def cancel(self, handle: RequestHandle) -> None:
         """End a request at the next token boundary."""
@@ -310,7 +313,7 @@ def _set_all(events: Sequence[asyncio.Event]) -> None:
         event.set()
 
 
-def _refuse_unsupported(request: Any) -> None:
+def _refuse_unsupported(request: GenerationRequest) -> None:
     config = request.config
     if config.num_beams > 1:
         raise RequestError(
