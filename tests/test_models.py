@@ -12,6 +12,7 @@ from tests.checkpoint.sources import gpt2_tensors, gpt2_values, llama_tensors, l
 
 from trtbench_lab import models
 from trtbench_lab.checkpoint import config_from_source, convert, expected_tensors, open_checkpoint
+from trtbench_lab.demo import demo_model_dir
 from trtbench_lab.errors import CheckpointError, IntakeError, QuantizationError, SpecError, StorageError, TrtbenchError
 from trtbench_lab.families import all_families
 from trtbench_lab.intake.huggingface import open_hf_folder
@@ -111,12 +112,29 @@ def test_quantize_is_called_on_rank_0_with_what_can_be_executed(gpt2: Path, tmp_
     quantization = QuantConfig(quant_algo=QuantAlgo.W8A16)
     with pytest.raises(SpecError, match="rank 1"):
         GPTForCausalLM.quantize(gpt2, tmp_path / "q", quantization, Mapping(tp_size=2, rank=1))
-    for refused in (QuantConfig(quant_algo=QuantAlgo.W4A16_AWQ), QuantConfig()):
-        with pytest.raises(QuantizationError):
-            GPTForCausalLM.quantize(gpt2, tmp_path / "q", refused)
+    with pytest.raises(QuantizationError, match="No quantization was asked for"):
+        GPTForCausalLM.quantize(gpt2, tmp_path / "q", QuantConfig())
+    with pytest.raises(IntakeError, match="tokenizer"):
+        GPTForCausalLM.quantize(gpt2, tmp_path / "q", QuantConfig(quant_algo=QuantAlgo.FP8))
     with pytest.raises(QuantizationError):
         GPTForCausalLM.from_hugging_face(gpt2, quant_config=QuantConfig(quant_algo=QuantAlgo.FP8))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_quantize_calibrates_where_the_algorithm_needs_it(tmp_path: Path) -> None:
+    """On the demo corpus unless texts are given; what it was calibrated on stands in the report."""
+    quantization = QuantConfig(quant_algo=QuantAlgo.W4A16_AWQ, pre_quant_scale=True)
+    short = {"calib_size": 2, "calib_max_seq_length": 32}
+    report = AutoModelForCausalLM.quantize(demo_model_dir(), tmp_path / "demo", quantization, **short)
+    assert report.calibration is not None
+    assert (report.calibration["source"], report.calibration["size"]) == ("demo", 2)
+    other = GPTForCausalLM.quantize(
+        demo_model_dir(), tmp_path / "own", quantization, calib_texts=["The mayor spoke. " * 40], **short
+    )
+    assert other.calibration is not None
+    assert other.calibration["source"] == "texts"
+    assert other.calibration["digest"] != report.calibration["digest"]
+    assert open_checkpoint(tmp_path / "own").config.quantization == quantization
 
 
 def config_of(architecture: str) -> ModelConfig:

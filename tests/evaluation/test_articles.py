@@ -188,7 +188,7 @@ def test_texts_of_any_usual_field_are_read(tmp_path: Path) -> None:
     assert load_texts(plain) == ["one\ntwo"]
     assert len(load_texts()) == 200  # the demo corpus' validation split
     path.write_text('{"title": "only"}')
-    with pytest.raises(EvaluationError, match="no text. Its fields: title"):
+    with pytest.raises(EvaluationError, match=r"no text\. Its fields: title"):
         load_texts(path)
     path.write_text("")
     with pytest.raises(EvaluationError, match="no text in it"):

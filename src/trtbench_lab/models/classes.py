@@ -9,6 +9,7 @@ A model holds the weights of one rank. Nothing is written until `save_checkpoint
 from __future__ import annotations
 
 from collections.abc import Mapping as MappingOf
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -21,7 +22,7 @@ from ..checkpoint.reader import open_checkpoint
 from ..checkpoint.source import MemorySource, TensorSource
 from ..errors import CheckpointError, IntakeError, SpecError
 from ..families import Family, family_for_architecture, family_for_hf
-from ..specs import Mapping, ModelConfig, QuantConfig
+from ..specs import CalibrationConfig, Mapping, ModelConfig, QuantConfig
 from .weights import open_source, rank_weights, stored
 
 if TYPE_CHECKING:
@@ -194,6 +195,11 @@ class CausalLM:
         mapping: Mapping | None = None,
         dtype: str = "auto",
         *,
+        calib_texts: Sequence[str] | None = None,
+        calib_size: int | None = None,
+        calib_max_seq_length: int | None = None,
+        calib_seed: int | None = None,
+        device: str = "cpu",
         overwrite: bool = False,
         **options: Any,
     ) -> QuantizeReport:
@@ -204,25 +210,32 @@ class CausalLM:
         hf_model_dir, output_dir
             The model and the new checkpoint.
         quant_config
-            W8A16 or W4A16, a scale a channel or a group.
+            The algorithm of the linear layers, and of the K/V cache.
         mapping
             The ranks of the checkpoint; None for one.
         dtype
             Type of what is not quantized.
+        calib_texts
+            Text to calibrate on, where the algorithm needs any; None takes the demo corpus.
+        calib_size, calib_max_seq_length, calib_seed
+            Rows and their tokens, and the seed of their choice; None takes the defaults of `CalibrationConfig`.
+        device
+            Where calibration runs.
         overwrite
             Replace an existing folder as a whole.
         **options
-            use_parallel_embedding, embedding_sharding_dim, share_embedding_table.
+            use_parallel_embedding, embedding_sharding_dim, share_embedding_table; act_order (GPTQ).
 
         Raises
         ------
         SpecError
             On another rank than 0, or without a quantization.
         QuantizationError
-            For algorithms that this version does not execute.
+            Without a quantization, or when a layer cannot be quantized so.
         """
+        from ..calibration import quantize_model
         from ..intake.huggingface import open_hf_folder
-        from ..quantization import quantize_checkpoint
+        from ..quantization.reference import needs_calibration
 
         if mapping is not None and mapping.rank != 0:
             raise SpecError(
@@ -232,9 +245,17 @@ class CausalLM:
             )
         source = open_hf_folder(hf_model_dir)
         cls._check_family(family_for_hf(source.config), str(source.directory))
-        return quantize_checkpoint(
-            source, output_dir, quant_config or QuantConfig(),
-            dtype=dtype, mapping=mapping, overwrite=overwrite, **options,
+        quant_config = quant_config or QuantConfig()
+        tokens = None
+        if needs_calibration(quant_config):
+            asked = {"calib_size": calib_size, "calib_max_seq_length": calib_max_seq_length, "calib_seed": calib_seed}
+            chosen = CalibrationConfig(**{name: value for name, value in asked.items() if value is not None})
+            from ..calibration.text import tokens_for
+
+            tokens = tokens_for(source, calib_texts, chosen)
+        return quantize_model(
+            source, output_dir, quant_config, tokens,
+            dtype=dtype, mapping=mapping, device=device, overwrite=overwrite, **options,
         )  # fmt: skip
 
     @classmethod

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..calibration import CalibrationTokens, calibration_tokens, quantize_model
+from ..calibration import CalibrationTokens, quantize_model
 from ..checkpoint import config_from_source, open_checkpoint, shard_plan
 from ..checkpoint import convert as convert_source
 from ..errors import SpecError, did_you_mean
@@ -213,23 +213,13 @@ def _tokens(
     """Return the calibration tokens of a request, or None where the quantization looks at weights alone."""
     if not needs_calibration(spec.quant_config):
         return None
+    from ..calibration.text import tokens_for
     from ..evaluation.articles import load_texts
-    from ..intake.tokenizer import load_tokenizer
 
     asked = spec.calibration
     with phase("read calibration text", progress):
-        texts = load_texts(None if asked.calib_dataset == "demo" else asked.calib_dataset)
-        tokenizer = load_tokenizer(source.directory, trust_remote_code=spec.trust_remote_code)
-        limit = int(source.config.get("max_position_embeddings") or source.config.get("n_positions") or 0)
-        length = min(asked.calib_max_seq_length, limit) if limit else asked.calib_max_seq_length
-        return calibration_tokens(
-            texts,
-            tokenizer,
-            size=asked.calib_size,
-            length=length,
-            seed=asked.calib_seed,
-            source=asked.calib_dataset,
-        )
+        texts = None if asked.calib_dataset == "demo" else load_texts(asked.calib_dataset)
+        return tokens_for(source, texts, asked, trust_remote_code=spec.trust_remote_code)
 
 
 def _device(asked: str) -> str:
