@@ -248,7 +248,11 @@ class CausalLM:
         quant_config = quant_config or QuantConfig()
         tokens = None
         if needs_calibration(quant_config):
-            asked = {"calib_size": calib_size, "calib_max_seq_length": calib_max_seq_length, "calib_seed": calib_seed}
+            asked: dict[str, Any] = {
+                "calib_size": calib_size,
+                "calib_max_seq_length": calib_max_seq_length,
+                "calib_seed": calib_seed,
+            }
             chosen = CalibrationConfig(**{name: value for name, value in asked.items() if value is not None})
             from ..calibration.text import tokens_for
 
