@@ -124,12 +124,9 @@ def described(trt: Any, engine: Any, file: PlanFile, io: Sequence[TensorSpec]) -
                 )
             if source is not None:
                 aliases[spec.name] = source
-    if engine.num_optimization_profiles != len(file.phases):
-        raise _mismatch(
-            f"The plan has {engine.num_optimization_profiles} optimization profiles; {len(file.phases)} were written "
-            "down.",
-            file,
-        )
+    count = engine.num_optimization_profiles
+    if count != len(file.phases):
+        raise _mismatch(f"The plan has {count} optimization profiles; {len(file.phases)} were written down.", file)
     inputs = [spec.name for spec in io if spec.mode == "input"]
     profiles = tuple(_profile(engine, index, phase, inputs) for index, phase in enumerate(file.phases))
     weights = engine.get_engine_stat(trt.EngineStat.TOTAL_WEIGHTS_SIZE)

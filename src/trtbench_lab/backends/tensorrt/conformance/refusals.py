@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ....errors import BuildError
-from ....specs import BuildConfig, ModelConfig, QuantAlgo
+from ....specs import BuildConfig, ModelConfig
 from ..bindings_check import import_fault, tensorrt_version
 from ..gpu import current_gpu
 from ..plan_layout import PADDED
@@ -54,17 +54,16 @@ def features_used(model: ModelConfig, options: BuildConfig) -> Iterator[tuple[st
     ):
         if flag:
             yield feature, f"Build without {'enable_debug_output' if feature == 'debug_tensors' else feature}."
-    quantized = {
-        QuantAlgo.W8A16: "weight_only_int8",
-        QuantAlgo.W4A16: "weight_only_int4",
-        QuantAlgo.FP8: "fp8_matmul",
-    }
     algorithm = model.quantization.quant_algo
-    if algorithm in quantized:
-        yield quantized[algorithm], "Build from a checkpoint with another quantization, or use the torch backend."
-    cache = model.quantization.kv_cache_quant_algo
-    if cache is not None and not padded:
-        yield f"plugin_cache/{cache.value.lower()}", "Quantize without kv_cache_quant_algo."
+    quantized = {"W8A16": "weight_only_int8", "W4A16": "weight_only_int4", "FP8": "fp8_matmul"}
+    if algorithm is not None and algorithm.value in quantized:
+        yield (
+            quantized[algorithm.value],
+            "Build from a checkpoint with another quantization, or use the torch backend.",
+        )
+    stored = model.quantization.kv_cache_quant_algo
+    if stored is not None and not padded:
+        yield f"plugin_cache/{stored.value.lower()}", "Quantize without kv_cache_quant_algo."
     if model.mapping.tp_size > 1:
         yield "collectives", "Convert with tp_size 1, or use the torch backend."
 
