@@ -146,7 +146,8 @@ class PagedTorchExecutor:
         decoder = self._open_decoder()
         if self._lowered is None:
             self._lowered = lower(decoder)
-        return Steps(self._lowered, self._table.choose, self._store)
+        mode = self.build_config.plugin_config.multi_block_mode
+        return Steps(self._lowered, self._table.choose, self._store, multi_block_mode=mode)
 
     def use_choices(self, table: ChoiceTable) -> None:
         """Compute products as `table` says from now on."""

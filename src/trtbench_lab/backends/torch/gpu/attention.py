@@ -14,6 +14,29 @@ from .ops import kernels, kernels_run_on, launch, launch_options, power_of_two
 _QUANTIZED = {torch.int8: 1, torch.float8_e4m3fn: 3}
 
 
+@dataclass(frozen=True)
+class DecodeTiles:
+    """How the decode kernel divides its work.
+
+    Attributes
+    ----------
+    splits
+        Programs that share the keys of one row and K/V head; a power of two.
+    tile
+        Keys that a program takes at a time.
+    warps
+        Of a program.
+    use_dot
+        Whether scores and sums are products of the matrix units, which take 16 query heads of a K/V head or waste the
+        rest; else plain arithmetic, for one query head.
+    """
+
+    splits: int
+    tile: int
+    warps: int = 4
+    use_dot: bool = True
+
+
 @dataclass
 class Scratch:
     """Memory that the decode kernel's parts meet in; one for all layers of a step of one size."""
@@ -21,7 +44,7 @@ class Scratch:
     parts: torch.Tensor
     stats: torch.Tensor
     counts: torch.Tensor
-    splits: int
+    tiles: DecodeTiles
 
 
 @dataclass(frozen=True)
@@ -66,11 +89,17 @@ class PromptRows:
         Position of each row's first token: tokens already in its cache.
     starts_on_device
         The same starts, int32.
+    lengths_on_device
+        (B,) int32: tokens of each row's cache, these included.
+    tables
+        (B, M) int32: the rows' blocks.
     """
 
     starts: list[int]
     first_positions: list[int]
     starts_on_device: torch.Tensor
+    lengths_on_device: torch.Tensor
+    tables: torch.Tensor
 
     @property
     def fresh(self) -> bool:
@@ -82,28 +111,31 @@ class PromptRows:
         return max(end - start for start, end in zip(self.starts, self.starts[1:], strict=False))
 
 
-def decode_tile(heads: Heads) -> int:
-    """Return the keys that a program takes at a time."""
-    return 32 if heads.head_size <= 128 else 16
+def decode_tiles(
+    rows: int, heads: Heads, max_tokens: int, processors: int, mode: str = "auto"
+) -> DecodeTiles:
+    """Return the division of a decode step's attention.
 
-
-def decode_splits(rows: int, heads: Heads, max_tokens: int, processors: int) -> int:
-    """Return into how many parts the keys are split so that four programs wait on each multiprocessor.
-
-    A part is at least one tile of keys; more than 64 parts take the last program too long to combine.
+    Keys are split so that four programs wait on each multiprocessor. A part is at least one tile of keys; more than 64
+    parts take the last program too long to combine. `mode` is ``multi_block_mode``: ``"disable"`` never splits,
+    ``"enable"`` always.
     """
+    small = 32 if heads.head_size <= 128 else 16
     wanted = max(1.0, 4 * processors / (rows * heads.num_kv_heads))
-    most = max(1, max_tokens // decode_tile(heads))
-    return 1 << int(math.log2(min(wanted, most, 64)))
+    splits = 1 << int(math.log2(min(wanted, max(1, max_tokens // small), 64)))
+    if mode != "auto":
+        splits = 1 if mode == "disable" else max(2, splits)
+    use_dot = heads.num_heads > heads.num_kv_heads
+    return DecodeTiles(splits, small if splits >= 16 else 2 * small, 4, use_dot)
 
 
-def decode_scratch(rows: int, heads: Heads, splits: int, device: torch.device) -> Scratch:
+def decode_scratch(rows: int, heads: Heads, tiles: DecodeTiles, device: torch.device) -> Scratch:
     """Return memory for steps of up to `rows` rows."""
     group = heads.num_heads // heads.num_kv_heads
-    parts = torch.zeros(rows * heads.num_kv_heads * splits * group, heads.head_size, device=device)
-    stats = torch.zeros(rows * heads.num_kv_heads * splits * group, 2, device=device)
+    parts = torch.zeros(rows * heads.num_kv_heads * tiles.splits * group, heads.head_size, device=device)
+    stats = torch.zeros(rows * heads.num_kv_heads * tiles.splits * group, 2, device=device)
     counts = torch.zeros(rows * heads.num_kv_heads, dtype=torch.int32, device=device)
-    return Scratch(parts, stats, counts, splits)
+    return Scratch(parts, stats, counts, tiles)
 
 
 def decode(
@@ -117,6 +149,7 @@ def decode(
     scratch: Scratch,
     *,
     kv_scale: float = 1.0,
+    early: bool = False,
 ) -> torch.Tensor:
     """One new token a row: append its key and value, and return its attention over the row.
 
@@ -130,6 +163,9 @@ def decode(
         (B,) int32, −1 for an empty row, whose output is left as it is.
     tables
         (B, M) int32.
+    early
+        Positions, tables and older keys were written long ago, as in a graph of a whole step, whose predecessors have
+        ended: the kernel may read them while the one before it still runs.
 
     Returns
     -------
@@ -149,11 +185,10 @@ def decode(
         return out
     out = qkv.new_empty(rows, heads.num_heads * heads.head_size)
     group = heads.num_heads // heads.num_kv_heads
-    use_dot = group > 1
-    tile = decode_tile(heads)
+    tiles = scratch.tiles
     launch(
         kernels("decode_attention").decode_attention_kernel,
-        (rows * heads.num_kv_heads, scratch.splits),
+        (rows * heads.num_kv_heads, tiles.splits),
         (
             qkv,
             cache,
@@ -177,14 +212,15 @@ def decode(
         INTERLEAVED=heads.interleaved,
         BLOCK_SIZE=cache.shape[3],
         GROUP=group,
-        GROUP_PADDED=max(16, power_of_two(group)) if use_dot else 1,
-        SPLITS=scratch.splits,
-        TILE=tile,
+        GROUP_PADDED=max(16, power_of_two(group)) if tiles.use_dot else 1,
+        SPLITS=tiles.splits,
+        TILE=tiles.tile,
         WINDOW=heads.window or 0,
         KV_QUANT=_QUANTIZED.get(cache.dtype, 0),
-        USE_DOT=use_dot,
+        USE_DOT=tiles.use_dot,
         STAGES=3,
-        num_warps=4,
+        EARLY=early,
+        num_warps=tiles.warps,
         **launch_options(qkv.device),
     )
     return out
@@ -209,15 +245,43 @@ def prompt(
     """
     rotate_and_write(qkv, cache, cos, sin, positions, token_rows, tables, heads, kv_scale=kv_scale)
     width = heads.num_heads * heads.head_size
-    if qkv.device.type == "cuda" and rows.fresh and qkv.dtype != torch.float32 and heads.head_size % 8 == 0:
+    on_gpu = qkv.device.type == "cuda"
+    if on_gpu and rows.fresh and qkv.dtype != torch.float32 and heads.head_size % 8 == 0:
         return _flash(qkv, rows, heads)
+    if on_gpu and kernels_run_on("cuda"):
+        return _paged_flash(qkv, cache, rows, heads, kv_scale)
     out = qkv.new_zeros(qkv.shape[0], width)
     for row, (start, end) in enumerate(zip(rows.starts, rows.starts[1:], strict=False)):
         if end > start:
             first = rows.first_positions[row]
             out[start:end] = attend_by_definition(
-                qkv[start:end], cache, tables[row], first, first + end - start, heads, kv_scale
+                qkv[start:end], cache, rows.tables[row], first, first + end - start, heads, kv_scale
             )
+    return out
+
+
+def _paged_flash(
+    qkv: torch.Tensor, cache: torch.Tensor, rows: PromptRows, heads: Heads, kv_scale: float
+) -> torch.Tensor:
+    """Pieces of prompts attend over the cache by the attention plugin's kernel."""
+    from ....plugins.gpt_attention.launch import prompt_attention
+    from ....plugins.gpt_attention.shape import AttentionShape
+
+    width = heads.num_heads * heads.head_size
+    shape = AttentionShape(
+        heads.num_heads, heads.num_kv_heads, heads.head_size, cache.shape[3], window=heads.window or 0
+    )
+    out = qkv.new_empty(qkv.shape[0], width)
+    prompt_attention(
+        qkv[:, :width].contiguous(),
+        cache,
+        rows.starts_on_device,
+        rows.lengths_on_device,
+        rows.tables.contiguous(),
+        torch.full((1,), kv_scale, device=qkv.device),
+        out,
+        shape,
+    )
     return out
 
 

@@ -78,6 +78,8 @@ class DecodeBucket:
         self._tops = torch.zeros(rows, ARGMAX_PARTS, device=device)
         self._places = torch.zeros(rows, ARGMAX_PARTS, **integers)  # type: ignore[call-overload]
         self._graphs: dict[bool, Any] = {}
+        # Within a graph nothing but the new token is written in the very step that reads it.
+        self._in_graph = False
 
     def run(self, *, greedy: bool) -> None:
         """Queue one step: ids → logits; greedy also chooses and advances, as `take` does."""
@@ -137,7 +139,16 @@ class DecodeBucket:
         self._places.zero_()
 
     def _step(self, greedy: bool) -> None:
-        self.steps.decode(self.ids, self.positions, self.tables, self.pools, self.scratch, self.logits, self.workspace)
+        self.steps.decode(
+            self.ids,
+            self.positions,
+            self.tables,
+            self.pools,
+            self.scratch,
+            self.logits,
+            self.workspace,
+            early=self._in_graph,
+        )
         if greedy:
             self.take(greedy=True)
 
@@ -145,6 +156,7 @@ class DecodeBucket:
         """Capture after two runs that compile and warm up every kernel; the runs touch empty rows only."""
         saved = self.positions.clone(), self.ids.clone(), self.counters.clone(), self.logits.clone()
         self.positions.fill_(-1)
+        self._in_graph = True
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), torch.inference_mode(), self.steps.store.used():
@@ -154,6 +166,7 @@ class DecodeBucket:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=stream):
                 self._step(greedy)
+        self._in_graph = False
         torch.cuda.current_stream().wait_stream(stream)
         for target, value in zip((self.positions, self.ids, self.counters, self.logits), saved, strict=True):
             target.copy_(value)

@@ -166,6 +166,7 @@ class FusedSession:
                 np.asarray(starts, np.int32),
                 np.asarray(wanted or [0], np.int32),
                 np.asarray([row for row, _, _ in spans], np.int32),
+                np.asarray([end for _, _, end in spans], np.int32),
             ]
         )
         host = torch.from_numpy(packed)
@@ -173,11 +174,12 @@ class FusedSession:
             host = host.pin_memory()
         sent = host.to(self.device, non_blocking=True)
         tokens, rows = starts[-1], len(spans)
-        ids, positions, token_rows, begins, indices, table_rows = sent.split(
-            [tokens, tokens, tokens, rows + 1, max(1, len(wanted)), rows]
+        ids, positions, token_rows, begins, indices, table_rows, lengths = sent.split(
+            [tokens, tokens, tokens, rows + 1, max(1, len(wanted)), rows, rows]
         )
-        prompt_rows = PromptRows(starts, [start for _, start, _ in spans], begins)
-        step = PackedStep(ids, positions, token_rows, tables[table_rows.long()], indices, 0, prompt_rows)
+        row_tables = tables[table_rows.long()]
+        prompt_rows = PromptRows(starts, [start for _, start, _ in spans], begins, lengths, row_tables)
+        step = PackedStep(ids, positions, token_rows, row_tables, indices, 0, prompt_rows)
         return step, ended
 
     # ---- decode phase -----------------------------------------------------------------------------------------

@@ -34,8 +34,6 @@ class PackedStep:
         The first tokens are one token each of rows 0, 1, …; the rest are pieces of prompts.
     prompts
         The rows from `num_decode` on; starts count from token `num_decode`. None where there are none.
-    prompt_rows
-        (N − num_decode,) int32: `token_rows` of the prompt tokens, unchanged.
     """
 
     input_ids: torch.Tensor
@@ -58,10 +56,19 @@ class Steps:
         Says how each product is computed.
     store
         Where compiled kernels are kept; None leaves that to Triton.
+    multi_block_mode
+        Whether the keys of a row are split over programs: ``"auto"``, ``"enable"`` or ``"disable"``.
     """
 
-    def __init__(self, model: LoweredModel, choose: Chooser, store: KernelStore | None = None) -> None:
-        self.model, self.choose = model, choose
+    def __init__(
+        self,
+        model: LoweredModel,
+        choose: Chooser,
+        store: KernelStore | None = None,
+        *,
+        multi_block_mode: str = "auto",
+    ) -> None:
+        self.model, self.choose, self.multi_block_mode = model, choose, multi_block_mode
         self.store = store or KernelStore()
         self.heads = Heads.of(model.config)
         self.workspace = Workspace(model.device)
@@ -70,8 +77,8 @@ class Steps:
         """Return the decode kernel's memory for `rows` rows of up to `max_tokens` tokens."""
         device = self.model.device
         processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-        splits = attention.decode_splits(rows, self.heads, max_tokens, processors)
-        return attention.decode_scratch(rows, self.heads, splits, device)
+        tiles = attention.decode_tiles(rows, self.heads, max_tokens, processors, self.multi_block_mode)
+        return attention.decode_scratch(rows, self.heads, tiles, device)
 
     def decode(
         self,
@@ -82,6 +89,8 @@ class Steps:
         scratch: Scratch,
         logits: torch.Tensor | None = None,
         workspace: Workspace | None = None,
+        *,
+        early: bool = False,
     ) -> torch.Tensor:
         """One new token a row → logits (B, V) float32, in `logits` where that is given.
 
@@ -95,6 +104,8 @@ class Steps:
             One (P, 2, Hkv, block, D) a layer.
         workspace
             Memory of split products; a graph must keep its own, since it stays at the addresses it was captured with.
+        early
+            See `attention.decode`.
         """
         model = self.model
         work = workspace or self.workspace
@@ -102,7 +113,16 @@ class Steps:
         for layer, pool in zip(model.layers, pools, strict=True):
             qkv = self._product("qkv", x, layer.qkv, work, norm=layer.input_norm)
             context = attention.decode(
-                qkv, pool, model.cos, model.sin, positions, tables, self.heads, scratch, kv_scale=layer.kv_scale
+                qkv,
+                pool,
+                model.cos,
+                model.sin,
+                positions,
+                tables,
+                self.heads,
+                scratch,
+                kv_scale=layer.kv_scale,
+                early=early,
             )
             x = self._rest_of_layer(x, context, layer, work)
         return self._logits(x, work, logits)

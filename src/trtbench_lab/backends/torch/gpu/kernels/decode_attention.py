@@ -48,13 +48,54 @@ def _stored(x, scale, dtype: tl.constexpr, KV_QUANT: tl.constexpr):
 
 
 @triton.jit
+def _tile(cache_ptr, table, keys, stop, d, head, HKV: tl.constexpr, BLOCK_SIZE: tl.constexpr, D: tl.constexpr):
+    """Keys and values (TILE, D) of the cache as stored, zeros from `stop` on; and which keys there are."""
+    seen = keys < stop
+    block = tl.load(table + keys // BLOCK_SIZE, mask=seen, other=0).to(tl.int64)
+    slot = ((block * 2) * HKV + head) * BLOCK_SIZE + keys % BLOCK_SIZE
+    where = slot[:, None] * D + d[None, :]
+    loaded = seen[:, None] & (d < D)[None, :]
+    k = tl.load(cache_ptr + where, mask=loaded, other=0.0)
+    v = tl.load(cache_ptr + where + HKV * BLOCK_SIZE * D, mask=loaded, other=0.0)
+    return k, v, seen
+
+
+@triton.jit
+def _attend(q, k, v, seen, top, mass, acc, kv_scale, dtype: tl.constexpr, KV_QUANT: tl.constexpr):
+    """Take one tile into the running softmax of a group of query heads, by products of the matrix units."""
+    score = tl.dot(q, tl.trans(k.to(dtype)), input_precision="ieee")
+    if KV_QUANT != 0:
+        score *= kv_scale
+    score = tl.where(seen[None, :], score, -1.0e30)
+    new_top = tl.maximum(top, tl.max(score, axis=1))
+    keep = tl.exp2(top - new_top)
+    weight = tl.where(seen[None, :], tl.exp2(score - new_top[:, None]), 0.0)
+    mass = mass * keep + tl.sum(weight, axis=1)
+    acc = acc * keep[:, None] + tl.dot(weight.to(dtype), v.to(dtype), input_precision="ieee")
+    return new_top, mass, acc
+
+
+@triton.jit
+def _attend_slots(q_row, k, v, seen, top, mass, acc, kv_scale, KV_QUANT: tl.constexpr):
+    """Take one tile into the softmax that each key slot of the tile keeps for itself."""
+    score = tl.sum(k.to(tl.float32) * q_row[None, :], axis=1)
+    if KV_QUANT != 0:
+        score *= kv_scale
+    score = tl.where(seen, score, -1.0e30)
+    new_top = tl.maximum(top, score)
+    keep = tl.exp2(top - new_top)
+    weight = tl.where(seen, tl.exp2(score - new_top), 0.0)
+    return new_top, mass * keep + weight, acc * keep[:, None] + weight[:, None] * v.to(tl.float32)
+
+
+@triton.jit
 def decode_attention_kernel(
     qkv_ptr, cache_ptr, cos_ptr, sin_ptr, positions_ptr, tables_ptr, out_ptr, part_ptr, stat_ptr, count_ptr,
     softmax_scale, kv_scale, M,
     H: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, D_PADDED: tl.constexpr, R: tl.constexpr,
     INTERLEAVED: tl.constexpr, BLOCK_SIZE: tl.constexpr, GROUP: tl.constexpr, GROUP_PADDED: tl.constexpr,
     SPLITS: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, KV_QUANT: tl.constexpr, PDL: tl.constexpr,
-    USE_DOT: tl.constexpr, STAGES: tl.constexpr,
+    USE_DOT: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """qkv (B, (H + 2 HKV) D), cache (P, 2, HKV, BLOCK_SIZE, D), tables (B, M), positions (B,), -1 = empty row.
 
@@ -62,15 +103,16 @@ def decode_attention_kernel(
     """
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+        if not EARLY:
+            tl.extra.cuda.gdc_wait()
     row = tl.program_id(0) // HKV
     head = tl.program_id(0) % HKV
     split = tl.program_id(1)
+    dtype: tl.constexpr = qkv_ptr.dtype.element_ty
+    stored_dtype: tl.constexpr = cache_ptr.dtype.element_ty
     position = tl.load(positions_ptr + row)
     if position < 0:
         return
-    dtype: tl.constexpr = qkv_ptr.dtype.element_ty
-    stored_dtype: tl.constexpr = cache_ptr.dtype.element_ty
     first_key = 0
     if WINDOW > 0:
         first_key = tl.maximum(position - WINDOW + 1, 0)
@@ -83,9 +125,15 @@ def decode_attention_kernel(
     active = (visible + part_keys - 1) // part_keys
     end = tl.minimum(begin + part_keys, position + 1)
     owns_new = (begin <= position) & (position < end)
+    stop = tl.minimum(end, position)
 
-    g = tl.arange(0, GROUP_PADDED)
+    t = tl.arange(0, TILE)
     d = tl.arange(0, D_PADDED)
+    # The first tile of keys and values is asked for before the kernel waits: only the new token depends on what runs now.
+    k, v, seen = _tile(cache_ptr, tables_ptr + row * M, begin + t, stop, d, head, HKV, BLOCK_SIZE, D)
+    if PDL and EARLY:
+        tl.extra.cuda.gdc_wait()
+    g = tl.arange(0, GROUP_PADDED)
     q_base = qkv_ptr + row * (H + 2 * HKV) * D + (head * GROUP + g)[:, None] * D
     q = _rotated(q_base, d[None, :], cos_ptr, sin_ptr, position, R, D, INTERLEAVED, (g < GROUP)[:, None])
     q = (q * softmax_scale * 1.4426950408889634).to(dtype)  # exp2 is the hardware's exponential
@@ -105,10 +153,8 @@ def decode_attention_kernel(
         k_new = k_stored.to(tl.float32)
         v_new = v_stored.to(tl.float32)
 
-    t = tl.arange(0, TILE)
-    stop = tl.minimum(end, position)
     if USE_DOT:
-        top = tl.full((GROUP_PADDED,), float("-inf"), tl.float32)
+        top = tl.full((GROUP_PADDED,), -1.0e30, tl.float32)
         mass = tl.zeros((GROUP_PADDED,), tl.float32)
         acc = tl.zeros((GROUP_PADDED, D_PADDED), tl.float32)
         if owns_new:
@@ -117,25 +163,10 @@ def decode_attention_kernel(
                 top *= kv_scale
             mass += 1.0
             acc += v_new[None, :]
-        for start in range(begin, stop, TILE):
-            keys = start + t
-            seen = keys < stop
-            block = tl.load(tables_ptr + row * M + keys // BLOCK_SIZE, mask=seen, other=0).to(tl.int64)
-            slot = ((block * 2) * HKV + head) * BLOCK_SIZE + keys % BLOCK_SIZE
-            where = slot[:, None] * D + d[None, :]
-            loaded = seen[:, None] & (d < D)[None, :]
-            k = tl.load(cache_ptr + where, mask=loaded, other=0.0)
-            v = tl.load(cache_ptr + where + HKV * BLOCK_SIZE * D, mask=loaded, other=0.0)
-            score = tl.dot(q, tl.trans(k.to(dtype)), input_precision="ieee")
-            if KV_QUANT != 0:
-                score *= kv_scale
-            score = tl.where(seen[None, :], score, float("-inf"))
-            new_top = tl.maximum(top, tl.max(score, axis=1))
-            keep = tl.exp2(top - new_top)
-            weight = tl.exp2(score - new_top[:, None])
-            mass = mass * keep + tl.sum(weight, axis=1)
-            acc = acc * keep[:, None] + tl.dot(weight.to(dtype), v.to(dtype), input_precision="ieee")
-            top = new_top
+        top, mass, acc = _attend(q, k, v, seen, top, mass, acc, kv_scale, dtype, KV_QUANT)
+        for start in range(begin + TILE, stop, TILE):
+            k, v, seen = _tile(cache_ptr, tables_ptr + row * M, start + t, stop, d, head, HKV, BLOCK_SIZE, D)
+            top, mass, acc = _attend(q, k, v, seen, top, mass, acc, kv_scale, dtype, KV_QUANT)
     else:
         # One query head a K/V head: every key slot of the tile keeps a softmax of its own, and they meet at the end, so
         # that threads of different keys never wait for one another within the loop.
@@ -143,25 +174,14 @@ def decode_attention_kernel(
         slot_top = tl.full((TILE,), -1.0e30, tl.float32)
         slot_mass = tl.zeros((TILE,), tl.float32)
         slot_acc = tl.zeros((TILE, D_PADDED), tl.float32)
-        for start in tl.range(begin, stop, TILE, num_stages=STAGES):
-            keys = start + t
-            seen = keys < stop
-            block = tl.load(tables_ptr + row * M + keys // BLOCK_SIZE, mask=seen, other=0).to(tl.int64)
-            slot = ((block * 2) * HKV + head) * BLOCK_SIZE + keys % BLOCK_SIZE
-            where = slot[:, None] * D + d[None, :]
-            loaded = seen[:, None] & (d < D)[None, :]
-            k = tl.load(cache_ptr + where, mask=loaded, other=0.0)
-            v = tl.load(cache_ptr + where + HKV * BLOCK_SIZE * D, mask=loaded, other=0.0)
-            score = tl.sum(k.to(tl.float32) * q_row[None, :], axis=1)
-            if KV_QUANT != 0:
-                score *= kv_scale
-            score = tl.where(seen, score, -1.0e30)
-            new_top = tl.maximum(slot_top, score)
-            keep = tl.exp2(slot_top - new_top)
-            weight = tl.where(seen, tl.exp2(score - new_top), 0.0)
-            slot_mass = slot_mass * keep + weight
-            slot_acc = slot_acc * keep[:, None] + weight[:, None] * v.to(tl.float32)
-            slot_top = new_top
+        slot_top, slot_mass, slot_acc = _attend_slots(
+            q_row, k, v, seen, slot_top, slot_mass, slot_acc, kv_scale, KV_QUANT
+        )
+        for start in tl.range(begin + TILE, stop, TILE, num_stages=STAGES):
+            k, v, seen = _tile(cache_ptr, tables_ptr + row * M, start + t, stop, d, head, HKV, BLOCK_SIZE, D)
+            slot_top, slot_mass, slot_acc = _attend_slots(
+                q_row, k, v, seen, slot_top, slot_mass, slot_acc, kv_scale, KV_QUANT
+            )
         new_score = tl.sum(q_row * k_new, axis=0)
         if KV_QUANT != 0:
             new_score *= kv_scale
