@@ -1,0 +1,1 @@
+"""Models that were quantized elsewhere: their packed tensors as integers, steps and zero points, exactly."""
