@@ -55,7 +55,7 @@ class QuantizedLinear:
         return not torch.equal(self.group_of, plain)
 
     def dense(self, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Return the stored weight (out, in), ``(q − zero) · scale``, rounded once to `dtype` (None: that of scales)."""
+        """Return the weight (out, in), ``(q − zero) · scale``, rounded once to `dtype` (None: that of the scales)."""
         groups = self.groups_of_features()
         values = self.weight.float()
         if self.zeros is not None:
