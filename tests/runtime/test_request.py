@@ -129,3 +129,23 @@ def test_mistakes_are_sentences(keywords, words):
     with pytest.raises(RequestError) as caught:
         settled(**keywords)
     assert words in str(caught.value)
+
+
+def test_several_end_tokens_from_the_configuration_and_the_keywords():
+    base = SamplingConfig(end_id=4, end_ids=(5, 6))
+    assert settle(base, {}, num_prompts=1, vocab_size=100).end_ids == (4, 5, 6)
+    assert settle(base, {"end_id": 9}, num_prompts=1, vocab_size=100).end_ids == (9, 5, 6)
+    request = settle(base, {"end_id": [7, 5], "end_ids": ()}, num_prompts=1, vocab_size=100)
+    assert request.end_ids == (7, 5)
+    assert settle(request.config, {}, num_prompts=1, vocab_size=100).end_ids == (7, 5)
+    with pytest.raises(RequestError, match="outside the vocabulary"):
+        settle(base, {"end_ids": (100,)}, num_prompts=1, vocab_size=100)
+
+
+@pytest.mark.parametrize(("given", "kept"), [("never", "never"), ("true", True), (False, False), ("off", False)])
+def test_early_stopping_of_a_configuration(given, kept):
+    config = SamplingConfig(num_beams=2, early_stopping=given)
+    assert config.early_stopping is kept or config.early_stopping == kept
+    request = settle(config, {}, num_prompts=1, vocab_size=100)
+    assert request.early_stopping == kept
+    assert request.config.early_stopping == kept
