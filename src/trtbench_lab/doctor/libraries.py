@@ -37,25 +37,20 @@ for library in sys.argv[1:] or LIBRARIES:
         faults[library] = str(error)
 print(json.dumps(faults))
 """
+# A CUDA build of torch brings NCCL as a wheel of its own, whose folder the loader does not know.
 _NCCL_VERSION = """
-import ctypes
-for name in ("libnccl.so.2", "libnccl.so"):
+import ctypes, glob, os, sys
+beside = [path for folder in sys.path for path in glob.glob(os.path.join(folder, "nvidia/nccl/lib/libnccl.so.2"))]
+for name in ["libnccl.so.2", "libnccl.so", *beside]:
     try:
         library = ctypes.CDLL(name)
-        break
     except OSError:
-        library = None
-if library is None:
-    try:
-        import torch
-        print(".".join(map(str, torch.cuda.nccl.version())) + ", torch's own")
-    except Exception:
-        pass
-else:
+        continue
     number = ctypes.c_int()
     library.ncclGetVersion(ctypes.byref(number))
     value = number.value
     print(f"{value // 10000}.{value // 100 % 100}.{value % 100} ({name})")
+    break
 """
 
 

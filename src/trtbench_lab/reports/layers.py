@@ -172,7 +172,7 @@ def precision_map(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
     )
     figure.update_layout(
         xaxis=axis("decoder layer", type="category", showgrid=False),
-        yaxis={"autorange": "reversed", "showgrid": False},
+        yaxis={"autorange": "reversed", "showgrid": False, "type": "category"},
         showlegend=True,
         margin={"b": 96},
     )
@@ -240,6 +240,7 @@ def roofline(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
     go = plotly_graph_objects()
     intensity = {layer.name: (layer.flops or 0) / (layer.moved_bytes or 1) for layer in points}
     rate = {layer.name: (layer.flops or 0) / (layer.time_ms or 1.0) / 1e6 for layer in points}  # GFLOP/s
+    longest = max(layer.time_ms or 0.0 for layer in points)
     members: dict[str, list[Layer]] = defaultdict(list)
     for layer in points:
         members[_shown_kind(layer.kind)].append(layer)
@@ -251,7 +252,7 @@ def roofline(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
                 y=[rate[layer.name] for layer in chosen],
                 mode="markers",
                 name=kind,
-                marker={"color": _KIND_COLOURS.get(kind, REFERENCE), "size": _sizes(chosen), "opacity": 0.75},
+                marker={"color": _KIND_COLOURS.get(kind, REFERENCE), "size": _sizes(chosen, longest), "opacity": 0.75},
                 text=[escaped(layer.name) for layer in chosen],
                 customdata=[[layer.time_ms, _limit_share(layer, result)] for layer in chosen],
                 hovertemplate="%{text}<br>%{x:.3g} FLOP/byte, %{y:.4g} GFLOP/s<br>%{customdata[0]:.4g} ms"
@@ -260,13 +261,13 @@ def roofline(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
         )
     _add_ceilings(figure, result, min(intensity.values()), max(intensity.values()))
     figure.update_layout(
-        xaxis=axis("floating-point operations a byte moved", type="log"),
-        yaxis=axis("GFLOP/s", type="log"),
+        xaxis=axis("floating-point operations a byte moved", type="log", dtick=1),
+        yaxis=axis("GFLOP/s", type="log", dtick=1, exponentformat="power"),
         showlegend=True,
         margin={"b": 90},
     )
     ceilings = result.ceilings
-    caption = "A point a layer, its area its time. " + (
+    caption = "A point a layer, larger for more time. " + (
         f"Lines are what this machine reaches ({ceilings.source}): on the slope a layer is bound by reading, on "
         "the flat by "
         "arithmetic. Bytes are the least that must move; layers whose data stays in the processor's cache may "
@@ -371,8 +372,8 @@ def _limit_share(layer: Layer, result: ExploreResult) -> str:
     return f"{100 * max(by_reading, by_arithmetic) / layer.time_ms:.0f} % of the {bound}"
 
 
-def _sizes(layers: list[Layer]) -> list[float]:
-    longest = max(layer.time_ms or 0.0 for layer in layers) or 1.0
+def _sizes(layers: list[Layer], longest: float) -> list[float]:
+    """Return diameters whose circles' areas grow with time; the shortest can still be hit by a pointer."""
     return [7 + 19 * ((layer.time_ms or 0.0) / longest) ** 0.5 for layer in layers]
 
 

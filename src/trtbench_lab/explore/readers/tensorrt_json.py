@@ -84,8 +84,7 @@ def read_inspector(content: Any, where: str, times: Mapping[str, Sequence[float]
         if unmatched:
             notes.append(
                 f"{len(unmatched)} timed layers are not in the inspector's list and stand at the end: "
-                f"{', '.join(unmatched[:3])}"
-                + (" …" if len(unmatched) > 3 else "")
+                f"{', '.join(unmatched[:3])}" + (" …" if len(unmatched) > 3 else "")
             )
     profiles = {found.group() for layer in layers if (found := _PROFILE_SUFFIX.search(layer.name))}
     if profiles:
@@ -162,7 +161,7 @@ def _layer(item: Any, unknown: Counter[str]) -> Layer:
             type=type_ or _type_of(name),
             kind=kind,
             module=_module(nodes),
-            nodes=nodes,
+            nodes=_made_of(name, nodes),
             inputs=_tensors(item.get("Inputs")),
             outputs=_tensors(item.get("Outputs")),
             weights_bytes=weights_bytes,
@@ -180,7 +179,7 @@ def _named(name: str, times_ms: Sequence[float] = ()) -> Layer:
         type=type_,
         kind=kind_of(type_, name, nodes),
         module=_module(nodes),
-        nodes=nodes,
+        nodes=_made_of(name, nodes),
         times_ms=tuple(times_ms),
     )
 
@@ -205,6 +204,11 @@ def _nodes(name: str, metadata: str) -> tuple[str, ...]:
         for part in origin.split(" | "):
             found.update(dict.fromkeys(nodes_in(part)))
     return tuple(found) or nodes_in(name)
+
+
+def _made_of(name: str, nodes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the nodes that a layer computes: a reformat is named after its neighbour and computes none."""
+    return () if name.startswith("Reformatting CopyNode") else nodes
 
 
 def _module(nodes: Sequence[str]) -> str | None:
