@@ -192,11 +192,11 @@ class InflightBatcher:
     # ---- the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        torch.set_num_threads(self._num_threads)
-        if self.runner.device.type == "cuda":
-            torch.cuda.set_device(self.runner.device)
         queued: deque[tuple[PlannedStep, StepTicket, int, int]] = deque()
         try:
+            torch.set_num_threads(self._num_threads)
+            if self.runner.device.index is not None:
+                torch.cuda.set_device(self.runner.device)
             while self._take_in(wait=not queued):
                 before_ns = now_ns()
                 planned = self.scheduler.plan()
