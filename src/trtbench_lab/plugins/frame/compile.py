@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 WARP = 32
 POINTER_ALIGNMENT = 16
 """Bytes that every tensor of an engine is aligned to at least, so that 16 bytes are loaded at once."""
+PTX_VERSION = 87
+"""8.7, of CUDA 12.8: whoever assembles the text may be older than the Triton that wrote it."""
 HIDDEN_POINTERS = 2
 """Global scratch and profile scratch, which Triton 3.4 and later append to each kernel."""
+
+_PTX_87_KNOWS = (75, 80, 86, 87, 89, 90, 100, 101, 120)
 
 TRITON_TYPES = {
     "float32": "fp32",
@@ -100,6 +104,9 @@ def compile_kernel(plugin: Plugin, call: Call) -> CompiledKernel:
     )
     target = GPUTarget("cuda", call.compute_capability, WARP)
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    options["enable_fp_fusion"] = True  # the default of versions differs
+    if call.compute_capability in _PTX_87_KNOWS:
+        options["ptx_version"] = PTX_VERSION
     with triton.knobs.compilation.scope():
         triton.knobs.compilation.disable_line_info = True  # paths of this machine have no place in an engine
         compiled = triton.compile(source, target=target, options=options)

@@ -8,7 +8,7 @@ import triton.language as tl
 def lookup(ids_ptr, table_ptr, num_rows, rows_ptr, W: tl.constexpr, BLOCK: tl.constexpr, FIRST: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    local = tl.load(ids_ptr + token).to(tl.int64) - FIRST
-    mine = (local >= 0) & (local < num_rows)
-    found = tl.load(table_ptr + local * W + columns, mask=(columns < W) & mine, other=0.0)
+    # A block of one number: newer interpreters make an integer of a scalar comparison and a block's.
+    local = tl.load(ids_ptr + token).to(tl.int64) - FIRST + tl.zeros((BLOCK,), tl.int64)
+    found = tl.load(table_ptr + local * W + columns, mask=(columns < W) & (local >= 0) & (local < num_rows), other=0.0)
     tl.store(rows_ptr + token * W + columns, found, mask=columns < W)
