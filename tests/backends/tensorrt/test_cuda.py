@@ -1,18 +1,11 @@
-"""What only a GPU shows: with TensorRT's libraries conformance and engines, with a GPU alone the CUDA side."""
+"""The executor's view of CUDA on a real GPU, without TensorRT: captures, replays, streams, memory by address."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from tests.backends.models import Described, Driver, checkpoint_of, random_model
 
-from trtbench_lab.backends.protocol import QuietReporter
-from trtbench_lab.backends.registry import backend
 from trtbench_lab.backends.tensorrt.cuda import cuda_device
-from trtbench_lab.doctor.conformance import run_conformance
-from trtbench_lab.specs import BuildConfig
-
-# ---- CUDA, without TensorRT ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.gpu
@@ -71,35 +64,3 @@ def test_device_memory_is_read_through_its_address():
     assert cuda.host_copy(0, (0, 3), torch.float32, cuda.handle(stream)).shape == (0, 3)
     assert cuda.empty(300).data_ptr() % 256 == 0
     assert cuda.free_bytes() > 0
-
-
-# ---- TensorRT ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.tensorrt
-def test_conformance(tmp_path):
-    report = run_conformance(bundle_dir=tmp_path)
-    assert report.ok, repr(report)
-    assert report.bundle.is_file()
-
-
-@pytest.mark.tensorrt
-@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral"])
-@pytest.mark.parametrize("options", [{}, {"phase_engines": "two"}, {"capacity_buckets": [32]}], ids=str)
-def test_a_real_engine_gives_hugging_faces_logits(tmp_path, family, options):
-    model = random_model(family, tmp_path / "hf")
-    config = checkpoint_of(model, tmp_path / "checkpoint")
-    builder = backend("tensorrt")
-    limits = {"max_batch_size": 2, "max_input_len": 16, "max_seq_len": 64, "gather_context_logits": True}
-    resolved = builder.resolve(config, BuildConfig(**limits, **options)).build_config
-    (tmp_path / "engine").mkdir()
-    builder.build(tmp_path / "checkpoint", 0, resolved, tmp_path / "engine", QuietReporter())
-    executor = builder.load(tmp_path / "engine", 0, Described(config, resolved))
-    tokens = torch.randint(0, 97, (2, 20), generator=torch.Generator().manual_seed(4))
-    for capacity in executor.cache_capacities:
-        driver = Driver(executor, 2, capacity)
-        logits = [driver.step(tokens[:, :12])] + [driver.step(tokens[:, i : i + 1]) for i in range(12, 20)]
-        reference = model.logits(tokens)
-        # float32 with TF32 products: 10 bits of each factor, over sums of 64.
-        assert (torch.cat(logits, 1) - reference).abs().max() < 2e-2 * reference.abs().max()
-    assert executor.num_graphs >= 1

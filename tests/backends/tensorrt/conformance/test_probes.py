@@ -73,7 +73,7 @@ def test_graphs_must_have_been_used_and_give_the_same(simulated, tmp_path):
     assert difference < FLOAT32
     assert facts["graphs"] >= 1
     simulated.cuda.captures = False
-    with pytest.raises(EngineError, match="No decode step was captured. CUDA refused"):
+    with pytest.raises(EngineError, match=r"No decode step was captured\. CUDA refused"):
         try_cuda_graphs(tmp_path / "refused", dtype="float32")
 
 
