@@ -95,7 +95,14 @@ def configuration(stage: Stage) -> None:
     trt = stage.module("bindings_check").tensorrt()
     logger = stage.module("logger").make_logger(trt, lambda level, text: None)
     module, builder = stage.module("builder_config"), trt.Builder(logger)
-    options = {"refit": True, "strip_plan": True, "weight_streaming": True, "log_level": "verbose", "aux_streams": 1}
+    options = {
+        "compute_dtype": "float32",
+        "refit": True,
+        "strip_plan": True,
+        "weight_streaming": True,
+        "log_level": "verbose",
+        "aux_streams": 1,
+    }
     config = module.builder_config(trt, builder, BuildConfig(**options, workspace_limit_mib=9))
     assert module.network_flags(trt) > 0
     profiles = stage.module("profiles")

@@ -24,6 +24,7 @@ from trtbench_lab.backends.tensorrt.resolution import resolve
 from trtbench_lab.checkpoint import open_checkpoint
 from trtbench_lab.errors import BuildError, StorageError
 from trtbench_lab.network.onnx_lint import lint_onnx
+from trtbench_lab.quantization import quantize_checkpoint
 from trtbench_lab.specs import BuildConfig, Mapping, PluginConfig, QuantAlgo, QuantConfig
 
 H200 = Gpu("NVIDIA H200", 90, "580.65.06")
@@ -198,6 +199,20 @@ def test_ranks_are_built_with_collectives(recorder, tmp_path, monkeypatch):
     assert done.options.plugin_config.nccl_plugin == "float32"
 
 
+@pytest.mark.parametrize(("algo", "node"), [(QuantAlgo.W8A16, "Int8MatMul"), (QuantAlgo.W4A16, "Int4MatMul")])
+def test_weight_only_layers_are_dequantized_by_tensorrt(recorder, tmp_path, monkeypatch, algo, node):
+    model = random_model("llama", tmp_path / "hf", intermediate_size=128)
+    build_case.checkpoint_of(model, tmp_path / "dense")
+    quantize_checkpoint(tmp_path / "dense", tmp_path / "quantized", QuantConfig(quant_algo=algo))
+    done = build_case.build(tmp_path / "quantized", tmp_path / "engine", monkeypatch)
+    _, built = plan(done.folder)
+    assert lint_onnx(built) == []
+    ops = [one.op_type for one in built.graph.node]
+    assert ops.count(node) == 5 * done.config.num_hidden_layers  # qkv, dense, gate, fc, proj
+    kinds = {one.data_type for one in built.graph.initializer}
+    assert (onnx.TensorProto.INT8 if algo is QuantAlgo.W8A16 else onnx.TensorProto.INT4) in kinds
+
+
 # ---- options -------------------------------------------------------------------------------------------------------
 
 
@@ -316,11 +331,16 @@ def test_int4_needs_blocks_of_64_or_128(source, group_size, fits):
     )
     if group_size is None:
         config = config.replace(intermediate_size=56)
-    if fits:
-        assert resolved(source, config=config)
-        return
-    with pytest.raises(BuildError, match="blocks of 64 or 128"):
-        resolved(source, config=config)
+    group = "groupwise_" if group_size else ""
+    switch = f"weight_only_{group}quant_matmul_plugin"
+    found = resolved(source, config=config)
+    assert found.build_config.plugin_config.enabled(switch) is not fits
+    assert any(switch in note for note in found.notes) is not fits
+    if not fits:
+        with pytest.raises(BuildError, match="blocks of 64 or 128"):
+            resolved(source, config=config, plugin_config=PluginConfig(**{switch: "disable"}))
+        with pytest.raises(BuildError, match="compiled for one architecture"):
+            resolved(source, config=config, hardware_compatibility="ampere_plus")
 
 
 def test_every_option_without_effect_is_said(source):

@@ -31,6 +31,8 @@ def builder_config(trt: Any, builder: Any, options: BuildConfig) -> Any:
         config.max_aux_streams = options.aux_streams
     if options.workspace_limit_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_limit_mib << 20)
+    if options.compute_dtype == "float32":  # TensorRT would round products to TF32, 10 bits of mantissa, by default
+        config.clear_flag(trt.BuilderFlag.TF32)
     if options.refit:
         config.set_flag(trt.BuilderFlag.REFIT)
     if options.strip_plan:

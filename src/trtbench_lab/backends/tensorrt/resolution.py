@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from ...errors import BuildError, SpecError
+from ...errors import BuildError, QuantizationError, SpecError
 from ...network.decoder import check_supported
 from ...plugins.weight_only_matmul import block_size
 from ...quantization.weight_only import scheme_from_config
@@ -43,7 +43,6 @@ def resolve(model: ModelConfig, options: BuildConfig, gpu: Gpu) -> Resolution:
     _refuse_gpu(model, gpu)
     dtype, notes = _compute_dtype(model, options, gpu)
     plugins, plugin_notes = _plugins(model, options, dtype, paged)
-    _refuse_quantization(model, plugins, gpu)
     changes: dict[str, object] = {"backend": BACKEND, "compute_dtype": dtype, "plugin_config": plugins}
     if not options.strongly_typed:
         changes["strongly_typed"] = True
@@ -103,6 +102,17 @@ def _plugins(model: ModelConfig, options: BuildConfig, dtype: str, paged: bool) 
     if asked.use_custom_all_reduce:
         changes["use_custom_all_reduce"] = False
         notes.append("use_custom_all_reduce has no effect: collectives are TensorRT's own layers, over NCCL.")
+    switch, needed = _weight_only(model)
+    if needed is not None and getattr(asked, switch) in ("auto", "disable"):
+        if getattr(asked, switch) == "disable" or reason is not None:
+            raise BuildError(
+                f"TensorRT multiplies INT4 weights in blocks of 64 or 128, and this checkpoint has {needed}.",
+                where="quantization.group_size",
+                remedy=f"Quantize with group_size 128 or 64, or build with --{switch} auto"
+                + (f"; here {reason}." if reason else "."),
+            )
+        changes[switch] = dtype
+        notes.append(f"{switch} is on: TensorRT multiplies INT4 in blocks of 64 or 128, and there are {needed}.")
     for info in PluginConfig.options():  # what is still open is off: TensorRT has kernels of its own there
         if _is_plugin(info.name) and changes.get(info.name, getattr(asked, info.name)) == "auto":
             changes[info.name] = "disable"
@@ -141,31 +151,27 @@ def _refuse_gpu(model: ModelConfig, gpu: Gpu) -> None:
         )
 
 
-def _refuse_quantization(model: ModelConfig, plugins: PluginConfig, gpu: Gpu) -> None:
-    """INT4 is native in blocks of 64 and 128 only; other groups need the plugin."""
+def _weight_only(model: ModelConfig) -> tuple[str, str | None]:
+    """Return the switch of the plugin for this quantization, and what keeps TensorRT's own layers from it (or None).
+
+    Raises
+    ------
+    BuildError
+        For a quantization that no network of this version has.
+    """
     try:
         scheme = scheme_from_config(model.quantization)
-    except SpecError as error:
+    except (QuantizationError, SpecError) as error:
         raise BuildError(error.what, where=error.where, remedy=error.remedy) from error
     if scheme is None or scheme.bits != 4:
-        return
-    switch = (
-        "weight_only_quant_matmul_plugin"
-        if scheme.group_size is None
-        else ("weight_only_groupwise_quant_matmul_plugin")
-    )
-    if plugins.enabled(switch):
-        return
-    widths = {model.hidden_size // 1, model.num_attention_heads * model.head_width // model.mapping.tp_size}
-    widths.add(model.mlp_width // model.mapping.tp_size)
-    odd = sorted(width for width in widths if block_size(scheme, width) not in NATIVE_INT4_BLOCKS)
-    if odd:
-        held = f"groups of {scheme.group_size}" if scheme.group_size else f"rows of {odd[0]} that neither divides"
-        raise BuildError(
-            f"TensorRT multiplies INT4 weights in blocks of 64 or 128, and this checkpoint has {held}.",
-            where="quantization.group_size",
-            remedy=f"Quantize with group_size 128 or 64, or build with --{switch} auto.",
-        )
+        return "weight_only_quant_matmul_plugin", None
+    if scheme.group_size is not None:
+        held = None if scheme.group_size in NATIVE_INT4_BLOCKS else f"groups of {scheme.group_size}"
+        return "weight_only_groupwise_quant_matmul_plugin", held
+    tp = model.mapping.tp_size
+    widths = (model.hidden_size, model.num_attention_heads * model.head_width // tp, model.mlp_width // tp)
+    odd = [width for width in widths if block_size(scheme, width) not in NATIVE_INT4_BLOCKS]
+    return "weight_only_quant_matmul_plugin", f"rows of {odd[0]} elements" if odd else None
 
 
 def _told(model: ModelConfig, options: BuildConfig) -> list[str]:
