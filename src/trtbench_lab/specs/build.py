@@ -33,7 +33,6 @@ def _buckets(help: str, *, unit: str, effect: str) -> Any:
         minimum=1,
         unit=unit,
         metavar='"1,8,64"',
-        since="0.2",
         group="buckets",
         effect=effect,
     )
@@ -88,7 +87,6 @@ class BuildConfig(Spec):
         parse=memory_budget,
         flags=("--kv_cache_free_gpu_memory_fraction", "--kv_cache_free_gpu_mem_fraction"),
         metavar="SHARE|SIZE",
-        since="0.2",
         group="limits",
         effect="Never more is taken than max_batch_size sequences of max_seq_len need.",
     )
@@ -166,7 +164,6 @@ class BuildConfig(Spec):
         default=False,
         help="Let the engine give logits of every prompt token, not of one a row (tensorrt; the others always can).",
         flags=("--gather_all_token_logits",),
-        since="0.2",
         group="limits",
         effect="Needed to score texts; activation memory grows by prompt tokens × vocabulary.",
     )
@@ -175,7 +172,6 @@ class BuildConfig(Spec):
         help="Prompt and decode phase in one engine with a profile each, or in two engines (tensorrt).",
         choices=("one", "two"),
         synonyms={"1": "one", "dual_profile": "one", "shared": "one", "2": "two", "split": "two", "separate": "two"},
-        since="0.2",
         group="buckets",
         effect="One holds the weights once; two hold them twice, and let each phase lay out its weights as it likes.",
     )
@@ -202,7 +198,6 @@ class BuildConfig(Spec):
         minimum=0,
         maximum=32,
         flags=("--max_aux_streams",),
-        since="0.2",
         group="builder",
         effect="More overlap and more activation memory.",
     )
@@ -211,7 +206,6 @@ class BuildConfig(Spec):
         help="How long TensorRT searches for tilings across layers that keep data in the L2 cache.",
         choices=("none", "fast", "moderate", "full"),
         flags=("--tiling_optimization_level",),
-        since="0.2",
         group="builder",
         effect="Longer builds.",
     )
@@ -221,7 +215,6 @@ class BuildConfig(Spec):
         minimum=1,
         unit="MiB",
         flags=("--workspace",),
-        since="0.2",
         group="builder",
         effect="A low limit takes kernels away, and a build may then fail.",
     )
@@ -230,7 +223,6 @@ class BuildConfig(Spec):
         help="Which other GPUs the engine shall run on: none, Ampere and later, or those of one compute capability.",
         choices=("none", "ampere_plus", "same_compute_capability"),
         flags=("--hardware_compatibility_level",),
-        since="0.2",
         group="builder",
         effect="Slower kernels; the project's own plugins are compiled for one architecture and are off with it.",
     )
