@@ -71,6 +71,15 @@ def test_kernels_count_where_there_are_any() -> None:
     assert any("kernels on the GPU" in note for note in reading.notes)
 
 
+def test_kernels_without_an_operator_belong_to_their_module() -> None:
+    events = run(1, 0)
+    next(one for one in events if one["name"] == "module:lm_head")["args"]["External id"] = 77
+    kernel = event("triton_matvec", 40, 3, "kernel", **{"External id": 77})
+    reading = read_trace({"traceEvents": [*events, kernel]}, "test")
+    found = next(one for one in reading.layers if one.tactic == "triton_matvec")
+    assert (found.module, found.times_ms, found.kind) == ("lm_head", (0.003,), "matmul")
+
+
 def test_work_between_runs_is_not_counted() -> None:
     reading = read_trace({"traceEvents": [*run(1, 0), event("aten::randn", 50, 30), *run(2, 100)]}, "test")
     assert not any("randn" in one.name for one in reading.layers)

@@ -60,7 +60,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("norm", r"layernorm|rmsnorm|normalization|rms_norm|layer_norm|\bnorm\b"),
     ("rotary", r"rotary|rope"),
     ("quantize", r"quantize|\bq_?dq\b"),
-    ("matmul", r"matmul|gemm|matrixmultiply|fully_?connected|xmma|einsum|conv|\bmatvec|weight_only"),
+    ("matmul", r"matmul|gemm|matrixmultiply|fully_?connected|xmma|einsum|conv|matvec|skinny|weight_only"),
     ("matmul", rf"aten::{_any(_PRODUCTS)}\b"),
     ("embedding", r"embedding|gather|lookup|index_select|aten::index\b"),
     ("cast", r"\bcast(like)?\b|aten::(to|_to_copy|type_as)\b"),

@@ -62,8 +62,8 @@ def read_trace(
     if not is_trace(content):
         raise unknown_form(where)
     events = [event for event in content["traceEvents"] if isinstance(event, Mapping) and event.get("ph") == "X"]
-    operators, owner = _operators(events)
-    loose = _attach_kernels(events, operators, owner)
+    operators, owner, marks = _operators(events)
+    loose = _attach_kernels(events, operators, owner, marks)
     on_device = bool(loose) or any(operator.kernels for operator in operators)
     runs = sorted({operator.run for operator in operators})[skip_runs:]
     layers = _layers([one for one in operators if one.run in set(runs)], runs, on_device)
@@ -82,21 +82,29 @@ def read_trace(
     return Reading(form=FORM, backend="torch", layers=tuple(_with_weights(layers, weights or {})), notes=notes)
 
 
-def _operators(events: Sequence[Mapping[str, Any]]) -> tuple[list[_Operator], dict[int, int]]:
-    """Return the outermost operators in order, and which of them each operator's id belongs to."""
+def _operators(
+    events: Sequence[Mapping[str, Any]],
+) -> tuple[list[_Operator], dict[int, int], dict[int, tuple[str, int]]]:
+    """Return the outermost operators in order, which of them each operator's id belongs to, and module marks by id."""
     threads: dict[tuple[Any, Any], list[Mapping[str, Any]]] = defaultdict(list)
     for event in events:
         if event.get("cat") in ("cpu_op", "user_annotation"):
             threads[event.get("pid"), event.get("tid")].append(event)
     found: list[_Operator] = []
     owner: dict[int, int] = {}
+    marks: dict[int, tuple[str, int]] = {}
     for members in threads.values():
         members.sort(key=lambda event: (_number(event.get("ts")), -_number(event.get("dur"))))
-        _walk(members, found, owner)
-    return found, owner
+        _walk(members, found, owner, marks)
+    return found, owner, marks
 
 
-def _walk(events: Sequence[Mapping[str, Any]], found: list[_Operator], owner: dict[int, int]) -> None:
+def _walk(
+    events: Sequence[Mapping[str, Any]],
+    found: list[_Operator],
+    owner: dict[int, int],
+    marks: dict[int, tuple[str, int]],
+) -> None:
     """Follow one thread's events by their nesting."""
     modules: list[tuple[float, str]] = []
     current: tuple[float, int] | None = None  # end and place of the outermost operator that is running
@@ -111,6 +119,8 @@ def _walk(events: Sequence[Mapping[str, Any]], found: list[_Operator], owner: di
         if event.get("cat") == "user_annotation":
             if name.startswith(MODULE_MARK):
                 modules.append((end, name.removeprefix(MODULE_MARK)))
+                if isinstance(facts.get("External id"), int):
+                    marks[facts["External id"]] = modules[-1][1], run
             elif name.startswith((RUN_MARK, "ProfilerStep#")):
                 run, run_end = run + 1, end
             continue
@@ -127,9 +137,15 @@ def _walk(events: Sequence[Mapping[str, Any]], found: list[_Operator], owner: di
 
 
 def _attach_kernels(
-    events: Sequence[Mapping[str, Any]], operators: list[_Operator], owner: Mapping[int, int]
+    events: Sequence[Mapping[str, Any]],
+    operators: list[_Operator],
+    owner: Mapping[int, int],
+    marks: Mapping[int, tuple[str, int]],
 ) -> dict[str, list[float]]:
-    """Add the time of each kernel to the operator that launched it; return those that none launched."""
+    """Add the time of each kernel to the operator that launched it; return those that nothing launched.
+
+    A kernel that a module launches without an operator (Triton's do) becomes an operator of that module.
+    """
     loose: dict[str, list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") not in _DEVICE_WORK:
@@ -138,6 +154,10 @@ def _attach_kernels(
         identifier = arguments.get("External id") if isinstance(arguments, Mapping) else None
         duration, name = _number(event.get("dur")), str(event.get("name", "kernel"))
         place = owner.get(identifier) if isinstance(identifier, int) else None
+        if place is None and identifier in marks:
+            module, run = marks[identifier]
+            operators.append(_Operator(name, module, run, 0.0, {}, duration, {name: duration}))
+            continue
         if place is None:
             loose[name].append(duration / 1e3)
             continue

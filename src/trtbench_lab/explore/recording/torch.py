@@ -58,6 +58,11 @@ def record_torch(
         reading = read_trace(read_json(written), str(written), weights=parameters_of(decoder))
         if trace is not None:
             shutil.copyfile(written, trace)
+    if executor.device.type == "cuda" and hasattr(executor, "fused_session"):
+        reading.notes.append(
+            "What is timed are the decoder's modules, one kernel launch after another; generation runs fused steps in "
+            "CUDA graphs, which are faster and tell no modules."
+        )
     return reading, run_ms
 
 
