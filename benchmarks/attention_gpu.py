@@ -122,10 +122,15 @@ class Work:
 
         return run
 
+    def splits(self) -> int:
+        sms = launch.num_sms(self.qkv.device)
+        name = str(self.caches[0].dtype)[6:]
+        return plans.choose_splits(self.shape, self.rows, self.length, sms, cache_dtype=name)
+
     def decode(self, splits: int | None = None, **changes):
         """Decode attention: in one kernel where a row is not split, else parts and their combination."""
         if splits is None:
-            splits = plans.choose_splits(self.shape, self.rows, self.length, launch.num_sms(self.qkv.device))
+            splits = self.splits()
         if splits == 1:
             changes.pop("BLOCK_M", None)
             return self.prompt(**changes)
@@ -176,10 +181,10 @@ def trials(kind: str):
         for block_n, stages, warps in itertools.product((32, 64), (3, 4, 6), (2, 4)):
             yield {"BLOCK_N": block_n, "num_stages": stages, "num_warps": warps}
         return
-    for block_m, warps, stages, merged in itertools.product((64, 128), (4, 8), (2, 3, 4), (False, True)):
+    for block_m, warps, stages in itertools.product((64, 128), (4, 8), (2, 3, 4)):
         if warps == (8 if block_m == 64 else 4) and not (block_m == 128 and warps == 4):
             continue
-        yield {"BLOCK_M": block_m, "BLOCK_N": 64, "num_warps": warps, "num_stages": stages, "MERGED": merged}
+        yield {"BLOCK_M": block_m, "BLOCK_N": 64, "num_warps": warps, "num_stages": stages}
 
 
 TUNED = {
@@ -285,7 +290,7 @@ def report(only: str | None) -> None:
 
 def decode_line(model: str, work: Work, reads: float) -> None:
     time = seconds(work.decode())
-    splits = plans.choose_splits(work.shape, work.rows, work.length, launch.num_sms(work.qkv.device))
+    splits = work.splits()
     floor = work.cache_bytes / reads
     print(
         f"  {model} {work.cache} batch {work.rows:3} x {work.length:5}, {splits:2} parts: {time * 1e6:7.1f} us, "

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import torch
 
+from ...errors import SpecError
 from ..frame.call import Launch
 from ..frame.interpreter import interpret
 from .plans import combine_plan, flash_plan, split_plan, update_plan
@@ -66,7 +67,7 @@ def prompt_attention(
     Parameters
     ----------
     query
-        (N, Hq · D), as `write_cache` leaves it, or wider rows that begin with it: packed projections, rotated in place.
+        (N, Hq · D), as `write_cache` leaves it, or the front of wider rows: of packed projections, rotated in place.
     query_starts, kv_lengths, block_tables
         (B + 1,), (B,), (B, M) int32. For the last rows of a batch only, pass their part of each.
     kv_scale
@@ -74,8 +75,8 @@ def prompt_attention(
     out
         (N, Hq · D), written from the first row's first token on: 0 for the tokens after the last row.
     """
-    num_tokens, width = query.shape
-    plan = flash_plan(shape, _name(query), num_tokens, kv_lengths.shape[0], block_tables.shape[1], query_width=width)
+    rows, columns = block_tables.shape
+    plan = flash_plan(shape, _name(query), query.shape[0], rows, columns, query_width=query.stride(0))
     run_plan(plan, (query, kv_cache, query_starts, kv_lengths, block_tables, kv_scale), (out,))
 
 
@@ -97,7 +98,8 @@ def split_attention(
     parts, weights
         (B, Hq, splits, D) and (B, Hq, splits) float32, written.
     """
-    plan = split_plan(shape, _name(kv_cache), kv_lengths.shape[0], block_tables.shape[1], parts.shape[2])
+    rows, columns = block_tables.shape
+    plan = split_plan(shape, _name(kv_cache), rows, columns, parts.shape[2], query_width=query.stride(0))
     run_plan(plan, (query, kv_cache, query_starts, kv_lengths, block_tables, kv_scale), (parts, weights))
 
 
@@ -122,6 +124,12 @@ def run_plan(plan: Launch, inputs: Sequence[torch.Tensor], outputs: Sequence[tor
     if 0 in plan.grid:
         return
     kernel = getattr(kernels, plan.kernel)
+    if not all(tensor.is_contiguous() for tensor in [*inputs[1:], *outputs]) or inputs[0].stride(-1) != 1:
+        raise SpecError(
+            "The attention kernels read whole tensors, one row after the other.",
+            where=plan.kernel,
+            remedy="Pass contiguous tensors; queries alone may be the front of wider rows.",
+        )
     arguments = [*inputs, *plan.arguments.values(), *outputs]
     if not outputs[0].is_cuda:
         interpret(kernel, plan.grid, arguments, plan.constants)

@@ -18,14 +18,16 @@ def _number(name: str) -> str:
     return f"    {name} = Constant <value_int: int = @{name}> ()\n    {name}_1d = Unsqueeze ({name}, axis_0)\n"
 
 
+# A token is a sequence of its own: the operator takes none longer than its tables, and packed tokens may be more.
 _ROTATED = """
-    turned_4d = Unsqueeze (turned, axis_0)
-    positions_2d = Unsqueeze (positions, axis_0)
+    axis_2 = Constant <value_ints = [2]> ()
+    turned_4d = Unsqueeze (turned, axis_2)
+    positions_2d = Unsqueeze (positions, axis_1)
     cos_wide = Cast <to = 1> (cos)
     sin_wide = Cast <to = 1> (sin)
     rotated_4d = RotaryEmbedding <interleaved: int = @interleaved, rotary_embedding_dim: int = @rotary_dim>
         (turned_4d, cos_wide, sin_wide, positions_2d)
-    rotated = Squeeze (rotated_4d, axis_0)
+    rotated = Squeeze (rotated_4d, axis_2)
 """
 
 
@@ -41,23 +43,20 @@ def cache_update_body(rotary: bool) -> str:
     by_head = Concat <axis = 0> (keep, head_size_1d)
     qkv_wide = Cast <to = 1> (qkv)
     qkv_3d = Reshape (qkv_wide, by_head)
-    heads_first = Transpose <perm = [1, 0, 2]> (qkv_3d)
     query_and_key = Add (num_heads_1d, num_kv_heads_1d)
-    turned = Slice (heads_first, axis_0, query_and_key, axis_0)
+    turned = Slice (qkv_3d, axis_0, query_and_key, axis_1)
     many = Constant <value_ints = [9223372036854775807]> ()
-    value_heads = Slice (heads_first, query_and_key, many, axis_0)
+    value_heads = Slice (qkv_3d, query_and_key, many, axis_1)
     {_ROTATED if rotary else "rotated = Identity (turned)"}
-    query_heads = Slice (rotated, axis_0, num_heads_1d, axis_0)
-    key_heads = Slice (rotated, num_heads_1d, many, axis_0)
-    query_3d = Transpose <perm = [1, 0, 2]> (query_heads)
+    query_heads = Slice (rotated, axis_0, num_heads_1d, axis_1)
+    key_heads = Slice (rotated, num_heads_1d, many, axis_1)
     flat = Constant <value_ints = [0, -1]> ()
-    query_2d = Reshape (query_3d, flat)
+    query_2d = Reshape (query_heads, flat)
     query = CastLike (query_2d, qkv)
 
-    key_4d = Unsqueeze (key_heads, axis_0)
-    value_4d = Unsqueeze (value_heads, axis_0)
-    both_heads_first = Concat <axis = 0> (key_4d, value_4d)
-    both = Transpose <perm = [2, 0, 1, 3]> (both_heads_first)
+    key_4d = Unsqueeze (key_heads, axis_1)
+    value_4d = Unsqueeze (value_heads, axis_1)
+    both = Concat <axis = 1> (key_4d, value_4d)
     scaled = Div (both, kv_scale)
     kind = Constant <value_int: int = @cache_kind> ()
     is_int8 = Equal (kind, one)

@@ -9,9 +9,11 @@ from ..frame.sizes import Size, cdiv, is_expression, power_of_two
 from .shape import AttentionShape, cache_kind
 
 MAX_SPLITS = 64
-PROGRAMS_PER_SM = 4
-"""Programs of split attention that keep the memory of one multiprocessor busy."""
-MIN_SPLIT_TOKENS = 128
+PROGRAMS_PER_SM = 2
+"""Programs of split attention that keep the memory of a multiprocessor busy, each with six tiles of keys on the way."""
+PROGRAMS_PER_SM_8_BIT = 4
+"""The same over a quantized cache, whose tiles have to be widened: more programs hide that."""
+MIN_SPLIT_TOKENS = 64
 """Fewer keys than this are not worth a program of their own."""
 
 
@@ -42,7 +44,15 @@ def element_bytes(dtype: str) -> int:
     return {"float32": 4, "float16": 2, "bfloat16": 2}.get(dtype, 1)
 
 
-def choose_splits(shape: AttentionShape, num_rows: int, max_kv_length: int, num_sms: int, mode: str = "auto") -> int:
+def choose_splits(
+    shape: AttentionShape,
+    num_rows: int,
+    max_kv_length: int,
+    num_sms: int,
+    *,
+    cache_dtype: str = "float16",
+    mode: str = "auto",
+) -> int:
     """Return over how many programs the keys of a row are split (`multi_block_mode`).
 
     Parameters
@@ -55,13 +65,16 @@ def choose_splits(shape: AttentionShape, num_rows: int, max_kv_length: int, num_
         Longest sequence that the launch has to serve well.
     num_sms
         Multiprocessors of the GPU.
+    cache_dtype
+        Type of the cache.
     mode
         ``"auto"``: as many as fill the GPU; ``"enable"``: at least 2; ``"disable"``: 1.
     """
     if mode == "disable":
         return 1
     programs = num_rows * (shape.num_heads // decode_pack(shape))
-    wanted = -(-PROGRAMS_PER_SM * num_sms // programs)
+    per_sm = PROGRAMS_PER_SM_8_BIT if element_bytes(cache_dtype) == 1 else PROGRAMS_PER_SM
+    wanted = round(per_sm * num_sms / programs)
     splits = max(1, min(wanted, max_kv_length // MIN_SPLIT_TOKENS, MAX_SPLITS))
     return max(2, splits) if mode == "enable" else splits
 
@@ -74,8 +87,6 @@ class Tiles:
     block_n: int
     num_warps: int
     num_stages: int
-    merged: bool = False
-    """Mask every tile of keys, in one loop, instead of those at a tile's end alone, in a second one."""
 
 
 def flash_tiles(shape: AttentionShape, dtype: str, num_tokens: Size, num_rows: Size) -> Tiles:
@@ -84,9 +95,9 @@ def flash_tiles(shape: AttentionShape, dtype: str, num_tokens: Size, num_rows: S
     if dtype == "float32":
         tiles = Tiles(64, 32, 4, 2) if width <= 128 else Tiles(16, 32, 4, 2)
     elif width <= 64:
-        tiles = Tiles(128, 64, 4, 3)
+        tiles = Tiles(64, 64, 4, 3)
     elif width <= 128:
-        tiles = Tiles(128, 64, 8, 3)
+        tiles = Tiles(128, 64, 4, 3)
     else:
         tiles = Tiles(64, 32, 4, 2)
     if is_expression(num_tokens) or is_expression(num_rows):
@@ -146,7 +157,6 @@ def flash_plan(
             **_common(shape),
             "PACK": pack,
             "QUERY_WIDTH": query_width or shape.query_width,
-            "MERGED": tiles.merged,
             "BLOCK_Q": block_q,
             "BLOCK_M": tiles.block_m,
             "BLOCK_N": tiles.block_n,
@@ -163,7 +173,14 @@ def without_rotation(plan: Launch) -> Launch:
 
 
 def split_plan(
-    shape: AttentionShape, cache_dtype: str, num_rows: Size, table_width: Size, splits: int, tile: int | None = None
+    shape: AttentionShape,
+    cache_dtype: str,
+    num_rows: Size,
+    table_width: Size,
+    splits: int,
+    tile: int | None = None,
+    *,
+    query_width: int | None = None,
 ) -> Launch:
     """Return the launch of `split_kernel`; `tile` None takes the best number of keys at a time."""
     pack = decode_pack(shape)
@@ -171,9 +188,13 @@ def split_plan(
         kernel="split_kernel",
         grid=(num_rows, shape.num_heads // pack, splits),
         arguments={"table_width": table_width},
-        constants={**_common(shape), **_split(shape, cache_dtype, splits, tile)},
-        num_warps=4,
-        num_stages=3,
+        constants={
+            **_common(shape),
+            **_split(shape, cache_dtype, splits, tile),
+            "QUERY_WIDTH": query_width or shape.query_width,
+        },
+        num_warps=2 if shape.group <= 16 else 4,
+        num_stages=(4 if element_bytes(cache_dtype) == 1 else 6) if block_d(shape.head_size) <= 128 else 3,
     )
 
 

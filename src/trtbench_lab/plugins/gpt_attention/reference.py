@@ -84,7 +84,7 @@ def cache_update(
     blocks = block_tables[rows, positions // block_size].long()
     stored = torch.stack((key, value), 1)[live]  # (n, 2, Hkv, D)
     kv_cache[blocks, :, :, positions % block_size] = store_as(stored, scale, kv_cache.dtype)
-    return query.flatten(1).to(qkv.dtype)
+    return query.flatten(1).to(qkv.dtype).contiguous()
 
 
 def attention(

@@ -142,9 +142,10 @@ def attend(
     first,
     last,
     query_position,
+    hides,
     kv_head,
     score_scale,
-    MASKED: tl.constexpr,
+    WHOLE: tl.constexpr,
     WINDOW: tl.constexpr,
     KV_HEADS: tl.constexpr,
     BS: tl.constexpr,
@@ -154,44 +155,41 @@ def attend(
 ):
     """Let queries see the keys ``first … first + BLOCK_N − 1`` of one row: one step of the online softmax.
 
-    q (M, BLOCK_D) in the computation's type; m, total (M,) and acc (M, BLOCK_D) float32, kept in powers of two;
-    `query_position` (M,). With MASKED, slots from `last` on are not read, and keys after a query or before its window
-    have no weight; without it every query must see the whole tile.
+    q (M, BLOCK_D) in the type of the products; m, total (M,) and acc (M, BLOCK_D) float32, kept in powers of two;
+    `query_position` (M,). With WHOLE every query must see the whole tile. Without it, slots from `last` on are not
+    read, and where `hides` is true, keys from `last` on, after a query, or before its window get no weight.
     """
     n = tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
     key_at = tile_offsets(table_ptr, first, last, kv_head, 0, KV_HEADS, BS, D, BLOCK_N)
     value_at = key_at + KV_HEADS * BS * D
     slot = first + n
-    if MASKED:
-        if BLOCK_D == D:
+    if WHOLE and BLOCK_D == D:
+        k = tl.load(cache_ptr + key_at[:, None] + d[None, :])
+        v = tl.load(cache_ptr + value_at[:, None] + d[None, :])
+    else:
+        if WHOLE:
+            read = (d < D)[None, :]
+        elif BLOCK_D == D:
             read = (slot < last)[:, None]
         else:
             read = (slot < last)[:, None] & (d < D)[None, :]
         k = tl.load(cache_ptr + key_at[:, None] + d[None, :], mask=read, other=0.0)
-    elif BLOCK_D == D:
-        k = tl.load(cache_ptr + key_at[:, None] + d[None, :])
-    else:
-        k = tl.load(cache_ptr + key_at[:, None] + d[None, :], mask=(d < D)[None, :], other=0.0)
-    scores = tl.dot(q, tl.trans(widened(k, q.dtype)), input_precision="ieee") * score_scale
-    if MASKED:
-        seen = (slot[None, :] <= query_position[:, None]) & (slot[None, :] < last)
-        if WINDOW > 0:
-            seen = seen & (slot[None, :] > query_position[:, None] - WINDOW)
-        scores = tl.where(seen, scores, float("-inf"))
-    new_m = tl.maximum(m, tl.max(scores, 1))
-    if MASKED:
-        pivot = tl.where(new_m == float("-inf"), 0.0, new_m)  # a query that has seen nothing yet
-    else:
-        pivot = new_m
-    p = tl.exp2(scores - pivot[:, None])
-    decay = tl.exp2(m - pivot)
-    if MASKED:
         v = tl.load(cache_ptr + value_at[:, None] + d[None, :], mask=read, other=0.0)
-    elif BLOCK_D == D:
-        v = tl.load(cache_ptr + value_at[:, None] + d[None, :])
+    scores = tl.dot(q, tl.trans(widened(k, q.dtype)), input_precision="ieee")
+    if not WHOLE:  # noqa: SIM102 - known when compiled, the other when run
+        if hides:
+            seen = (slot[None, :] <= query_position[:, None]) & (slot[None, :] < last)
+            if WINDOW > 0:
+                seen = seen & (slot[None, :] > query_position[:, None] - WINDOW)
+            scores = tl.where(seen, scores, float("-inf"))
+    new_m = tl.maximum(m, tl.max(scores, 1) * score_scale)
+    if WHOLE:
+        pivot = new_m
     else:
-        v = tl.load(cache_ptr + value_at[:, None] + d[None, :], mask=(d < D)[None, :], other=0.0)
+        pivot = tl.where(new_m == float("-inf"), 0.0, new_m)  # a query that has seen nothing yet
+    p = tl.exp2(scores * score_scale - pivot[:, None])
+    decay = tl.exp2(m - pivot)
     total = total * decay + tl.sum(p, 1)
     acc = tl.dot(narrow(p, q.dtype), widened(v, q.dtype), acc * decay[:, None], input_precision="ieee")
     return new_m, total, acc

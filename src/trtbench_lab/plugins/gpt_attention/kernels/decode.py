@@ -14,7 +14,7 @@ from .common import attend, narrow, query_as
 
 @triton.jit
 def split_kernel(
-    query_ptr,  # (N, Hq · D)
+    query_ptr,  # (N, QUERY_WIDTH), of which the first Hq · D are the queries
     cache_ptr,  # (P, 2, Hkv, BS, D)
     starts_ptr,  # (B + 1,)
     lengths_ptr,  # (B,)
@@ -33,6 +33,7 @@ def split_kernel(
     PACK: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    QUERY_WIDTH: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """Program (r, h, s): the last token of row r, PACK query heads of one K/V head, part s of the row's keys."""
@@ -44,9 +45,10 @@ def split_kernel(
     i = tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
     mine = (i < PACK)[:, None] & (d < D)[None, :]
+    live = kv_length > 0
     token = tl.maximum(tl.load(starts_ptr + row + 1) - 1, 0).to(tl.int64)
     head = group * PACK + i
-    q = tl.load(query_ptr + (token * (HEADS * D) + head * D)[:, None] + d[None, :], mask=mine, other=0.0)
+    q = tl.load(query_ptr + (token * QUERY_WIDTH + head * D)[:, None] + d[None, :], mask=mine & live, other=0.0)
     q = query_as(q, cache_ptr.dtype.element_ty)
     begin, end = span_of(split, kv_length, WINDOW, SPLITS, BLOCK_N)
     scale = tl.load(scale_ptr)
@@ -56,18 +58,13 @@ def split_kernel(
     table = tables_ptr + row.to(tl.int64) * table_width
     position = tl.zeros((BLOCK_M,), tl.int32) + kv_length - 1
     score_scale = scale * (SCALE * 1.4426950408889634)
-    if WINDOW == 0:
-        whole = begin + tl.maximum(end - begin, 0) // BLOCK_N * BLOCK_N
-        for first in range(begin, whole, BLOCK_N):
-            m, total, acc = attend(
-                q, m, total, acc, cache_ptr, table, first, end, position, kv_head, score_scale,
-                False, WINDOW, KV_HEADS, BS, D, BLOCK_N, BLOCK_D,
-            )  # fmt: skip
-        begin = whole
     for first in range(begin, end, BLOCK_N):
+        hides = first + BLOCK_N > end
+        if WINDOW > 0:
+            hides = hides | (first < kv_length - WINDOW)
         m, total, acc = attend(
-            q, m, total, acc, cache_ptr, table, first, end, position, kv_head, score_scale,
-            True, WINDOW, KV_HEADS, BS, D, BLOCK_N, BLOCK_D,
+            q, m, total, acc, cache_ptr, table, first, end, position, hides, kv_head, score_scale,
+            False, WINDOW, KV_HEADS, BS, D, BLOCK_N, BLOCK_D,
         )  # fmt: skip
     some = tl.where(total == 0.0, 1.0, total)
     at = (row.to(tl.int64) * HEADS + head) * SPLITS + split

@@ -29,7 +29,6 @@ def flash_kernel(
     WINDOW: tl.constexpr,
     PACK: tl.constexpr,
     QUERY_WIDTH: tl.constexpr,
-    MERGED: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -80,19 +79,19 @@ def flash_kernel(
         begin = 0
         if WINDOW > 0:
             begin = tl.maximum(first_position - WINDOW + 1, 0) // BLOCK_N * BLOCK_N
-        # Keys that every query of the tile sees, then those that only some see.
+        # Keys that every query of the tile sees, then those that only some see: a branch within one loop costs a tenth.
         whole = tl.maximum(first_position + 1, 0) // BLOCK_N * BLOCK_N
-        if WINDOW == 0 and not MERGED:
+        if WINDOW == 0:
             for first in range(0, whole, BLOCK_N):
                 m, total, acc = attend(
-                    q, m, total, acc, cache_ptr, table, first, kv_length, position, kv_head, score_scale,
-                    False, WINDOW, KV_HEADS, BS, D, BLOCK_N, BLOCK_D,
+                    q, m, total, acc, cache_ptr, table, first, kv_length, position, False, kv_head, score_scale,
+                    True, WINDOW, KV_HEADS, BS, D, BLOCK_N, BLOCK_D,
                 )  # fmt: skip
             begin = whole
         for first in range(begin, end, BLOCK_N):
             m, total, acc = attend(
-                q, m, total, acc, cache_ptr, table, first, kv_length, position, kv_head, score_scale,
-                True, WINDOW, KV_HEADS, BS, D, BLOCK_N, BLOCK_D,
+                q, m, total, acc, cache_ptr, table, first, kv_length, position, True, kv_head, score_scale,
+                False, WINDOW, KV_HEADS, BS, D, BLOCK_N, BLOCK_D,
             )  # fmt: skip
         out = acc * (scale / tl.where(total == 0.0, 1.0, total))[:, None]
         offsets = (token.to(tl.int64) * (HEADS * D) + head_at)[:, None] + d[None, :]
