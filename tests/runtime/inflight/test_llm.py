@@ -192,3 +192,32 @@ def test_the_serving_benchmark_by_its_verb(engine: Engine, tmp_path: Path) -> No
     assert result.goodput_per_second == result.requests_per_second
     assert result.line.startswith("[SERVING] policy in-flight requests 4 completed 4 request_rate 200")
     assert result.engine_load_s > 0
+
+
+def test_fused_steps_give_the_same(engine: Engine, alone: list[Any]) -> None:
+    """What runs on a GPU, here by the library's forms of its kernels; tokens are read a step late, as there."""
+    from trtbench_lab.runtime import EngineLimits
+    from trtbench_lab.runtime.inflight.batcher import InflightBatcher
+    from trtbench_lab.runtime.inflight.graph_runner import GraphStepRunner
+    from trtbench_lab.runtime.inflight.stepper import StepLimits
+
+    executor: Any = engine.executor(0)
+    vocab_size = executor.config.vocab_size
+    # Steps of 96 tokens cut long prompts in pieces that go on beside rows that decode; 30 blocks put requests off.
+    runner = GraphStepRunner(executor, StepLimits(5, 96, 30, 16, 32, vocab_size))
+    runner.queue_depth = 2
+    batcher = InflightBatcher(runner, EngineLimits(vocab_size=vocab_size, max_seq_len=512))
+    end_id = engine_end(engine)
+    handles = [batcher.submit(prompt, max_new_tokens=16, end_id=end_id) for prompt, _ in alone]
+    sampled = batcher.submit(alone[0][0], max_new_tokens=8, top_k=5, random_seed=3)
+    assert [handle.result() for handle in handles] == [expected for _, expected in alone]
+    again = batcher.submit(alone[0][0], max_new_tokens=8, top_k=5, random_seed=3)
+    assert again.result() == sampled.result()
+    batcher.close()
+
+
+def engine_end(engine: Engine) -> int:
+    from trtbench_lab.intake.tokenizer import load_tokenizer
+
+    assert engine.tokenizer_dir is not None
+    return int(load_tokenizer(engine.tokenizer_dir).eos_token_id)
