@@ -152,7 +152,7 @@ def inspect_engine(engine: Engine, rank: int = 0) -> EngineInspection:
         raise EngineError(
             f"Engines of the {config.backend} backend cannot be looked into by this version.",
             where=str(path),
-            remedy="engine.summary() tells what config.json knows.",
+            remedy="`trtbench explore` shows its layers; engine.summary() tells what config.json knows.",
         )
     operators, tensors = read(path)
     io = _signature(engine, rank)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,7 +225,7 @@ def _from_folder(engine: Engine, rank: int, step: Step) -> Reading:
         return read_onnx(path, sizes=step.sizes(tokens_per_block=_tokens_per_block(engine)))
     if engine.config.backend == "torch":
         return _torch_modules(engine, rank, path)
-    saved = _saved_inspection(engine, rank)
+    saved = _saved_inspection(engine, rank, step)
     if saved is not None:
         return saved
     return _from_executor(engine.executor(rank), step)
@@ -246,19 +248,32 @@ def _torch_modules(engine: Engine, rank: int, path: Path) -> Reading:
     return read_modules(decoder)
 
 
-def _saved_inspection(engine: Engine, rank: int) -> Reading | None:
-    """Read what was saved beside a plan: the inspector's JSON, and a layer profile where there is one."""
+def _saved_inspection(engine: Engine, rank: int, step: Step) -> Reading | None:
+    """Read what the build saved beside the plan that runs `step`: the inspector's JSON, and layer times if any."""
     from .readers.tensorrt_json import read_inspector, read_times
 
-    stem = engine_file_name(rank).removesuffix(".engine")
-    found = sorted(engine.directory.glob(f"{stem}*.inspector.json"))
-    if not found:
+    found = _plan_of(sorted(engine.directory.glob(f"rank{rank}.*inspector.json")), step)
+    if found is None:
         return None
-    profile_file = found[0].with_name(found[0].name.replace(".inspector.json", ".profile.json"))
+    profile_file = found.with_name(found.name.replace(".inspector.json", ".profile.json"))
     times: Mapping[str, Any] | None = None
     if profile_file.is_file():
         times = read_times(read_json(profile_file), str(profile_file))
-    return read_inspector(read_json(found[0]), str(found[0]), times)
+    reading = read_inspector(read_json(found), str(found), times)
+    reading.notes.append(f"Read from {found.name}, which the build wrote; TensorRT was not asked again.")
+    return reading
+
+
+def _plan_of(files: list[Path], step: Step) -> Path | None:
+    """Return the plan of the least cache capacity that holds the step, of its phase where phases have plans."""
+    phases = [file for file in files if (".decode." in file.name) == (step.phase == DECODE)] or files
+
+    def room(file: Path) -> float:
+        named = re.search(r"\.s(\d+)\.", file.name)
+        return int(named.group(1)) if named else math.inf  # the largest has no number
+
+    fitting = [file for file in phases if room(file) >= step.past + step.new]
+    return min(fitting, key=room) if fitting else None
 
 
 def _from_executor(executor: Any, step: Step) -> Reading:

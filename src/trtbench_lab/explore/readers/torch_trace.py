@@ -154,7 +154,7 @@ def _attach_kernels(
         identifier = arguments.get("External id") if isinstance(arguments, Mapping) else None
         duration, name = _number(event.get("dur")), str(event.get("name", "kernel"))
         place = owner.get(identifier) if isinstance(identifier, int) else None
-        if place is None and identifier in marks:
+        if place is None and isinstance(identifier, int) and identifier in marks:
             module, run = marks[identifier]
             operators.append(_Operator(name, module, run, 0.0, {}, duration, {name: duration}))
             continue
