@@ -58,8 +58,16 @@ def data_type(onnx_type: int) -> Any:
 
 
 def aliases_of(model: onnx.ModelProto) -> dict[str, str]:
-    """Return output → input of every cache that is updated in place."""
-    return {node.output[0]: node.input[0] for node in model.graph.node if node.op_type in ALIASING}
+    """Return output → input of every cache that is updated in place, by TensorRT's layer or by a plugin of ours."""
+    from trtbench_lab.plugins.registry import plugins_by_op_type
+
+    found = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type in ALIASING}
+    for node in model.graph.node:
+        if (plugin := plugins_by_op_type().get(node.op_type)) is not None:
+            for output, source in zip(node.output, plugin.aliased_inputs, strict=True):
+                if source is not None:
+                    found[output] = node.input[source]
+    return found
 
 
 class _BuilderSide:

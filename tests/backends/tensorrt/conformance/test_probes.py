@@ -13,7 +13,7 @@ import pytest
 from tests.backends.tensorrt.running import Running
 from tests.backends.tensorrt.simulated_runtime import RuntimeSide
 
-from trtbench_lab.backends.tensorrt import loading
+from trtbench_lab.backends.tensorrt import builder, loading
 from trtbench_lab.backends.tensorrt.builder import TensorRTBuilder
 from trtbench_lab.backends.tensorrt.conformance.features import BOUNDS
 from trtbench_lab.backends.tensorrt.conformance.probes.inside import try_looking_inside
@@ -38,14 +38,17 @@ def simulated(recorder: Any, workshop: Any, monkeypatch: pytest.MonkeyPatch) -> 
         {"options": {"strip_plan": True}},
         {"options": {"weight_streaming": True}, "load": {"weight_streaming_budget": 0}},
         {"quantization": {"quant_algo": "W8A16"}},
+        {"options": {"gpt_attention_plugin": "float32"}},
     ],
-    ids=["plain", "capacities and two engines", "strip_plan", "weight_streaming", "int8"],
+    ids=["plain", "capacities and two engines", "strip_plan", "weight_streaming", "int8", "paged"],
 )
-def test_a_right_engine_passes(simulated, tmp_path, arguments):
+def test_a_right_engine_passes(simulated, tmp_path, monkeypatch, arguments):
+    monkeypatch.setattr(builder, "register_plugins", lambda options: None)  # nothing is compiled for no GPU
     difference, facts = try_model(tmp_path, dtype="float32", **arguments)
     assert difference < FLOAT32
     assert facts["plan_bytes"]
-    assert (facts["graphs"] == 0) == ("load" in arguments)
+    paged = "gpt_attention_plugin" in arguments.get("options", {})
+    assert (facts["graphs"] == 0) == ("load" in arguments or paged)  # paged steps are bound anew each time here
     assert list(tmp_path.glob("*.inspector.json"))
     assert (tmp_path / "engine" / "network.onnx").is_file()
 
