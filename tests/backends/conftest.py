@@ -9,13 +9,13 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 import torch
-from tests.backends.models import Described, RandomModel, built_executor, checkpoint_of, random_model
+from tests.backends.models import PADDED, Described, RandomModel, built_executor, checkpoint_of, random_model
 
 from trtbench_lab.backends.protocol import Executor
 from trtbench_lab.backends.registry import backend as backend_of
 from trtbench_lab.checkpoint import open_checkpoint
 from trtbench_lab.network import export
-from trtbench_lab.specs import BuildConfig, ModelConfig
+from trtbench_lab.specs import ModelConfig
 
 BACKENDS = ("onnxruntime", "torch", pytest.param("torch on cuda", marks=pytest.mark.gpu))
 
@@ -86,7 +86,7 @@ class Bench:
         )
         builder = backend_of(like.backend)
         config = open_checkpoint(self.checkpoint(family)).config
-        resolved = builder.resolve(config, BuildConfig()).build_config
+        resolved = builder.resolve(config, PADDED).build_config
         return builder.load(folder, 0, Described(config, resolved), device=str(like.device))
 
 

@@ -14,7 +14,7 @@ from trtbench_lab.backends.protocol import Executor, QuietReporter
 from trtbench_lab.backends.registry import backend
 from trtbench_lab.checkpoint import config_from_source, convert, open_checkpoint
 from trtbench_lab.intake.huggingface import open_hf_folder
-from trtbench_lab.specs import BuildConfig, Mapping, ModelConfig, QuantConfig
+from trtbench_lab.specs import BuildConfig, Mapping, ModelConfig, PluginConfig, QuantConfig
 
 VOCAB_SIZE = 97
 MAX_POSITIONS = 64
@@ -107,6 +107,14 @@ def checkpoint_of(model: RandomModel, folder: Path, **options: Any) -> ModelConf
     return open_checkpoint(folder).config
 
 
+PADDED = BuildConfig(
+    plugin_config=PluginConfig(
+        gpt_attention_plugin="disable", context_fmha=False, remove_input_padding=False, paged_kv_cache=False
+    )
+)
+"""Options of an engine of the padded form, which is the default on a CPU only."""
+
+
 @dataclass(frozen=True)
 class Described:
     """What `Builder.load` reads of an engine folder's configuration."""
@@ -121,7 +129,7 @@ def built_executor(
     """Resolve, build and load one rank with the backend `name`."""
     builder = backend(name)
     config = open_checkpoint(checkpoint).config
-    resolved = builder.resolve(config, build_config or BuildConfig()).build_config
+    resolved = builder.resolve(config, build_config or PADDED).build_config
     folder.mkdir(parents=True, exist_ok=True)
     builder.build(checkpoint, 0, resolved, folder, QuietReporter())
     return builder.load(folder, 0, Described(config, resolved), device=device)

@@ -58,8 +58,7 @@ def check_steps(
         pieces = list(zip(first, second, strict=True))
         logits = steps.packed(packed_prompts(tokens, pieces, tables, device), pools, None)
         assert distance(logits, torch.stack([theirs[r, end - 1] for r, end in enumerate(second)])) < bound
-        tiles = DecodeTiles(splits, tile, 4, config.num_attention_heads > config.kv_heads)
-        scratch = decode_scratch(rows + 1, steps.heads, tiles, device)
+        scratch = decode_scratch(rows + 1, steps.heads, DecodeTiles(splits, tile), device)
         # One row of the bucket is empty: it must touch nothing.
         wide = torch.cat((tables, torch.zeros_like(tables[:1])))
         for step in range(decoded):

@@ -76,26 +76,13 @@ def _attend(q, k, v, seen, top, mass, acc, kv_scale, dtype: tl.constexpr, KV_QUA
 
 
 @triton.jit
-def _attend_slots(q_row, k, v, seen, top, mass, acc, kv_scale, KV_QUANT: tl.constexpr):
-    """Take one tile into the softmax that each key slot of the tile keeps for itself."""
-    score = tl.sum(k.to(tl.float32) * q_row[None, :], axis=1)
-    if KV_QUANT != 0:
-        score *= kv_scale
-    score = tl.where(seen, score, -1.0e30)
-    new_top = tl.maximum(top, score)
-    keep = tl.exp2(top - new_top)
-    weight = tl.where(seen, tl.exp2(score - new_top), 0.0)
-    return new_top, mass * keep + weight, acc * keep[:, None] + weight[:, None] * v.to(tl.float32)
-
-
-@triton.jit
 def decode_attention_kernel(
     qkv_ptr, cache_ptr, cos_ptr, sin_ptr, positions_ptr, tables_ptr, out_ptr, part_ptr, stat_ptr, count_ptr,
     softmax_scale, kv_scale, M,
     H: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, D_PADDED: tl.constexpr, R: tl.constexpr,
     INTERLEAVED: tl.constexpr, BLOCK_SIZE: tl.constexpr, GROUP: tl.constexpr, GROUP_PADDED: tl.constexpr,
     SPLITS: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, KV_QUANT: tl.constexpr, PDL: tl.constexpr,
-    USE_DOT: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """qkv (B, (H + 2 HKV) D), cache (P, 2, HKV, BLOCK_SIZE, D), tables (B, M), positions (B,), -1 = empty row.
 
@@ -129,7 +116,7 @@ def decode_attention_kernel(
 
     t = tl.arange(0, TILE)
     d = tl.arange(0, D_PADDED)
-    # The first tile of keys and values is asked for before the kernel waits: only the new token depends on what runs now.
+    # The first tile of keys and values is asked for before the wait: only the new token depends on what runs now.
     k, v, seen = _tile(cache_ptr, tables_ptr + row * M, begin + t, stop, d, head, HKV, BLOCK_SIZE, D)
     if PDL and EARLY:
         tl.extra.cuda.gdc_wait()
@@ -153,49 +140,19 @@ def decode_attention_kernel(
         k_new = k_stored.to(tl.float32)
         v_new = v_stored.to(tl.float32)
 
-    if USE_DOT:
-        top = tl.full((GROUP_PADDED,), -1.0e30, tl.float32)
-        mass = tl.zeros((GROUP_PADDED,), tl.float32)
-        acc = tl.zeros((GROUP_PADDED, D_PADDED), tl.float32)
-        if owns_new:
-            top = tl.sum(q.to(tl.float32) * k_new[None, :], axis=1)
-            if KV_QUANT != 0:
-                top *= kv_scale
-            mass += 1.0
-            acc += v_new[None, :]
-        top, mass, acc = _attend(q, k, v, seen, top, mass, acc, kv_scale, dtype, KV_QUANT)
-        for start in range(begin + TILE, stop, TILE):
-            k, v, seen = _tile(cache_ptr, tables_ptr + row * M, start + t, stop, d, head, HKV, BLOCK_SIZE, D)
-            top, mass, acc = _attend(q, k, v, seen, top, mass, acc, kv_scale, dtype, KV_QUANT)
-    else:
-        # One query head a K/V head: every key slot of the tile keeps a softmax of its own, and they meet at the end, so
-        # that threads of different keys never wait for one another within the loop.
-        q_row = tl.sum(q.to(tl.float32), axis=0)  # GROUP_PADDED is 1
-        slot_top = tl.full((TILE,), -1.0e30, tl.float32)
-        slot_mass = tl.zeros((TILE,), tl.float32)
-        slot_acc = tl.zeros((TILE, D_PADDED), tl.float32)
-        slot_top, slot_mass, slot_acc = _attend_slots(
-            q_row, k, v, seen, slot_top, slot_mass, slot_acc, kv_scale, KV_QUANT
-        )
-        for start in tl.range(begin + TILE, stop, TILE, num_stages=STAGES):
-            k, v, seen = _tile(cache_ptr, tables_ptr + row * M, start + t, stop, d, head, HKV, BLOCK_SIZE, D)
-            slot_top, slot_mass, slot_acc = _attend_slots(
-                q_row, k, v, seen, slot_top, slot_mass, slot_acc, kv_scale, KV_QUANT
-            )
-        new_score = tl.sum(q_row * k_new, axis=0)
+    top = tl.full((GROUP_PADDED,), -1.0e30, tl.float32)
+    mass = tl.zeros((GROUP_PADDED,), tl.float32)
+    acc = tl.zeros((GROUP_PADDED, D_PADDED), tl.float32)
+    if owns_new:
+        top = tl.sum(q.to(tl.float32) * k_new[None, :], axis=1)
         if KV_QUANT != 0:
-            new_score *= kv_scale
-        new_score = tl.where(owns_new, new_score, -1.0e30)
-        best_slot = tl.maximum(tl.max(slot_top, axis=0), new_score)
-        share = tl.exp2(slot_top - best_slot)
-        one_mass = tl.sum(slot_mass * share, axis=0)
-        one_acc = tl.sum(slot_acc * share[:, None], axis=0)
-        new_share = tl.where(owns_new, tl.exp2(new_score - best_slot), 0.0)
-        one_mass += new_share
-        one_acc += v_new * new_share
-        top = tl.zeros((GROUP_PADDED,), tl.float32) + best_slot
-        mass = tl.zeros((GROUP_PADDED,), tl.float32) + one_mass
-        acc = tl.zeros((GROUP_PADDED, D_PADDED), tl.float32) + one_acc[None, :]
+            top *= kv_scale
+        mass += 1.0
+        acc += v_new[None, :]
+    top, mass, acc = _attend(q, k, v, seen, top, mass, acc, kv_scale, dtype, KV_QUANT)
+    for start in range(begin + TILE, stop, TILE):
+        k, v, seen = _tile(cache_ptr, tables_ptr + row * M, start + t, stop, d, head, HKV, BLOCK_SIZE, D)
+        top, mass, acc = _attend(q, k, v, seen, top, mass, acc, kv_scale, dtype, KV_QUANT)
     if KV_QUANT != 0:
         acc *= kv_scale
 
