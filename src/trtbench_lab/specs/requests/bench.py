@@ -91,7 +91,7 @@ class DoctorSpec(Spec):
         help="Try TensorRT feature by feature on this GPU against a float32 reference, and keep the verdicts.",
         since="0.2",
         group="conformance",
-        effect="Takes about half an hour; later builds refuse what failed.",
+        effect="Builds some sixty tiny engines; later builds refuse what failed.",
     )
     conformance_features: tuple[str, ...] | None = option(
         default=None,
