@@ -9,6 +9,7 @@ from .base import Number, Result
 from .render import Table
 
 _WORST_LAYERS = 5
+_SHOWN_PROMPTS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,13 +220,16 @@ class RunStep(Result):
 
     def tables(self) -> list[Table]:
         rows = []
-        for index, (prompt, beams) in enumerate(zip(self.prompts, self.texts, strict=True)):
+        shown = list(zip(self.prompts, self.texts, strict=True))[:_SHOWN_PROMPTS]
+        for index, (prompt, beams) in enumerate(shown):
             for beam, text in enumerate(beams):
                 label = f"output {index}" if len(beams) == 1 else f"output {index}, beam {beam}"
                 if beam == 0:
                     rows.append((f"input {index}", prompt if prompt is not None else "(tokens)"))
                 rows.append((label, text))
-        tables = [Table(columns=("", "text"), rows=rows), Table.of_metrics(self.metrics)]
+        rest = len(self.prompts) - len(shown)
+        more = f"{rest} more are in .prompts and .texts." if rest else None
+        tables = [Table(columns=("", "text"), rows=rows, note=more), Table.of_metrics(self.metrics)]
         if self.notes:
             tables.append(Table(columns=("notes",), rows=[(note,) for note in self.notes]))
         return tables

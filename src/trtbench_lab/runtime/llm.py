@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from ..backends.torch.gpu.memory_plan import budget_bytes
 from ..errors import EngineError, RequestError
 from ..specs import InflightConfig
 from .inflight.batcher import InflightBatcher
 from .inflight.executor_runner import block_bytes, is_paged, not_paged, step_runner_for, tokens_per_block_of
 from .inflight.handle import RequestHandle, RequestTiming
 from .inflight.params import sampling_of
-from .inflight.pool import PoolPlan, plan_pool
+from .inflight.pool import PoolPlan, available_bytes, plan_pool
 from .inflight.stepper import StepLimits
 from .limits import EngineLimits
 from .streaming import TextStream
@@ -258,6 +259,9 @@ class LLM:
         tokens_per_block = tokens_per_block_of(executor, build.plugin_config.tokens_per_block)
         max_seq_len = int(limits.max_seq_len or self.engine.config.pretrained_config.max_position_embeddings)
         max_running = min(self.config.max_running or build.max_batch_size, build.max_batch_size)
+        total_bytes = self.config.kv_cache_bytes
+        if executor.device.type == "cuda" and total_bytes is None and self.config.kv_cache_fraction is None:
+            total_bytes = budget_bytes(build.kv_cache_memory, available_bytes(executor.device))
         pool = plan_pool(
             block_bytes=block_bytes(executor, tokens_per_block),
             tokens_per_block=tokens_per_block,
@@ -265,7 +269,7 @@ class LLM:
             max_seq_len=max_seq_len,
             device=executor.device,
             fraction=self.config.kv_cache_fraction,
-            total_bytes=self.config.kv_cache_bytes,
+            total_bytes=total_bytes,
         )
         wanted = self.config.max_step_tokens or build.max_num_tokens or _STEP_TOKENS.get(executor.device.type, 8192)
         if build.max_num_tokens is not None:

@@ -11,7 +11,8 @@ class InflightConfig(Spec):
 
     kv_cache_fraction: float | None = option(
         default=None,
-        help="Share of the free memory that the K/V cache may take; none means 0.9 of a GPU's, 0.5 of a CPU's.",
+        help="Share of the free memory that the K/V cache may take; none means the engine's kv_cache_memory on a GPU, "
+        "and 0.5 of a CPU's.",
         minimum=0,
         maximum=1,
         flags=("--kv_cache_free_gpu_memory_fraction", "--kv_cache_free_gpu_mem_fraction"),
