@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import SpecError
+from ..plugins.matmul.plugins import GEMM
 from ..quantization.weight_only import WeightOnlyScheme, scheme_from_config
 from ..specs import Mapping, ModelConfig, PluginConfig
 from . import ops
@@ -197,7 +198,8 @@ class Decoder(nn.Module):
     def _logits(self, hidden: Hidden) -> torch.Tensor:
         x, _ = hidden.normed(self.transformer.ln_f)  # (B, K, hidden)
         if self.config.share_embedding_table:
-            logits = ops.linear(x, self.transformer.vocab_embedding.weight, None)
+            weight = self.transformer.vocab_embedding.weight
+            logits = GEMM(x, weight) if self._uses("gemm_plugin") else ops.linear(x, weight, None)
         else:
             logits = self.lm_head(x)
         logits = self.communicator.all_gather(logits, -1)
@@ -232,7 +234,15 @@ class Decoder(nn.Module):
 
     def _linear(self, name: str, in_features: int, out_features: int, bias: bool, *, by_input: bool = False) -> Linear:
         reduce = self.communicator if by_input and self.mapping.tp_size > 1 else None
-        return Linear(in_features, out_features, bias=bias, scheme=self._scheme(name), reduce=reduce)
+        scheme = self._scheme(name)
+        if scheme is None:
+            plugin = "gemm_plugin"
+        elif scheme.group_size is None:
+            plugin = "weight_only_quant_matmul_plugin"
+        else:
+            plugin = "weight_only_groupwise_quant_matmul_plugin"
+        use_plugin = self._uses(plugin)
+        return Linear(in_features, out_features, bias=bias, scheme=scheme, reduce=reduce, use_plugin=use_plugin)
 
     def _scheme(self, module: str) -> WeightOnlyScheme | None:
         quantization = self.config.quantization

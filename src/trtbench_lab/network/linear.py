@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..plugins.frame import Plugin
+from ..plugins.matmul.plugins import GEMM, GEMM_BIAS, weight_only_plugin
 from ..plugins.weight_only_matmul import weight_only_matmul
 from ..quantization.weight_only import WeightOnlyScheme
 from . import ops
@@ -27,6 +29,13 @@ class Linear(nn.Module):
         How the weight is quantized, or None.
     reduce
         Set for a layer split by input: partial products are summed over it, then the bias is added once.
+    use_plugin
+        Compute with the plugin of the project's own kernels, where one takes these extents.
+
+    Attributes
+    ----------
+    plugin
+        The plugin that a quantized layer is computed with, or None.
     """
 
     def __init__(
@@ -37,9 +46,14 @@ class Linear(nn.Module):
         bias: bool,
         scheme: WeightOnlyScheme | None = None,
         reduce: Communicator | None = None,
+        use_plugin: bool = False,
     ):
         super().__init__()
         self.in_features, self.out_features, self.scheme, self.reduce = in_features, out_features, scheme, reduce
+        self.use_plugin = use_plugin
+        self.plugin: Plugin | None = None
+        if use_plugin and scheme is not None:
+            self.plugin = weight_only_plugin(scheme, in_features)
         if scheme is None:
             self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
         else:
@@ -51,9 +65,14 @@ class Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.scheme is None and self.reduce is None:
-            return ops.linear(x, self.weight, self.bias)
+            if not self.use_plugin:
+                return ops.linear(x, self.weight, self.bias)
+            return GEMM(x, self.weight) if self.bias is None else GEMM_BIAS(x, self.weight, self.bias)
         if self.scheme is None:
-            y = ops.linear(x, self.weight, None)
+            y = GEMM(x, self.weight) if self.use_plugin else ops.linear(x, self.weight, None)
+        elif self.plugin is not None:
+            attributes = {} if self.scheme.group_size is None else {"group_size": self.scheme.group_size}
+            y = self.plugin(x, self.weight, getattr(self, self.scheme.scale_name), **attributes)
         else:
             scale = getattr(self, self.scheme.scale_name)
             y = weight_only_matmul(x, self.weight, scale, self.scheme)

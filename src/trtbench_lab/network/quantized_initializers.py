@@ -30,6 +30,18 @@ def quantized_initializers(module: str, linear: Linear, dtype: torch.dtype) -> d
     weight_name, scale_name = f"{module}.weight", f"{module}.{scheme.scale_name}"
     packed_shape = scheme.packed_shape(out_features, in_features)
     stored_scale_shape = scheme.scale_shape(out_features, in_features)
+    if linear.plugin is not None:  # the plugin reads the checkpoint's bytes, and its function unpacks them
+
+        def read_stored(weights: Weights) -> torch.Tensor:
+            return tensor_of(weights, weight_name, packed_shape)
+
+        def read_plain_scale(weights: Weights) -> torch.Tensor:
+            return tensor_of(weights, scale_name, stored_scale_shape).to(dtype)
+
+        return {
+            weight_name: Initializer(ir.DataType.INT8, packed_shape, read_stored),
+            scale_name: Initializer(onnx_dtype(dtype), stored_scale_shape, read_plain_scale),
+        }
     group = block_size(scheme, in_features)
     groups = in_features // group
     weight_shape: tuple[int, ...]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..specs import PluginConfig
 
 # Modules whose `PLUGINS` are the project's plugins: a new file is added here.
-MODULES = ("norms", "quantizing", "gated", "lookup", "gpt_attention")
+MODULES = ("matmul.plugins", "norms", "quantizing", "gated", "lookup", "gpt_attention")
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,8 @@ def candidates(problem: Problem) -> list[Choice]:
     """Return the choices that `tune` measures; the first is the default where nothing is measured."""
     rows = problem.rows
     if rows == 1 and problem.kind != "int8_int8":
+        if problem.kind == "int4" and problem.dtype != "float32":
+            return _matvec(problem) + _slices(problem)[:2]
         return _matvec(problem) + _slices(problem)[:3]
     if rows <= 16:
         return [*_slices(problem), *_few_rows(problem), Choice("library")]
@@ -49,12 +51,32 @@ def _matvec(problem: Problem) -> list[Choice]:
 def _slices(problem: Problem) -> list[Choice]:
     cells = problem.in_features // 8 if problem.kind == "int4" else problem.in_features
     least = 32 if problem.kind in ("int8_int8", "fp8") else 16  # the shortest sum of the tensor cores
+    block_m = 8 if problem.rows <= 8 else 16
     found = []
-    for block_n, block_c, warps in ((16, 64, 8), (16, 64, 4), (8, 128, 8), (16, 128, 4), (8, 64, 4), (32, 64, 4)):
-        if problem.kind == "int4":
-            block_c //= 2
+    if problem.kind == "int4":  # a slice of 16 words is a group of 128 elements, whose scale then follows the product
+        block_c = 16 if problem.group_size is None else max(16, problem.group_size // 8)
+        shapes = [
+            (64, block_c, 4),
+            (32, block_c, 8),
+            (32, block_c, 4),
+            (64, block_c, 8),
+            (16, block_c, 8),
+            (16, block_c, 4),
+        ]
+    else:
+        shapes = [
+            (16, 64, 8),
+            (16, 64, 4),
+            (16, 128, 8),
+            (32, 64, 8),
+            (16, 128, 4),
+            (32, 64, 4),
+            (32, 128, 4),
+            (64, 64, 4),
+        ]
+    for block_n, block_c, warps in shapes:
         block_c = max(least, min(block_c, _power_of_two(-(-cells // warps))))
-        found.append(Choice("slice", 16, block_n, block_c, num_warps=warps))
+        found.append(Choice("slice", block_m, block_n, block_c, num_warps=warps))
     return list(dict.fromkeys(found))
 
 

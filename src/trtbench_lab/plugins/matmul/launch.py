@@ -144,6 +144,12 @@ def linear(
         )
     if rows == 0:
         return out
+    if gate is not None and _form(gate) != _form(weights):
+        raise SpecError(
+            "The two weights of a gated product differ in kind, extents, groups or order of 4-bit elements.",
+            where="linear",
+            remedy="Store both alike.",
+        )
     if choice.kernel == "library":
         from .library import library_linear
 
@@ -232,7 +238,10 @@ def plan(
                 where="choice.kernel",
                 remedy="Use slice or tile.",
             )
-        wide = 4 if weights.kind == "int4" or x.element_size() == 4 else 8
+        words = weights.kind == "int8" and in_features % 4 == 0
+        if words:  # four to a word: their bits become numbers without a conversion
+            arguments[1:3] = [part if part is None else part.view(torch.int32) for part in arguments[1:3]]
+        wide = 2 if words else 4 if weights.kind == "int4" or x.element_size() == 4 else 8
         constants |= {"BLOCK_V": choice.block_c, "V": wide, "BLOCK_X": _power_of_two(in_features)}
         return (blocks_n,), arguments, constants
     one_scale = weights.scale is not None and weights.group_size is None and weights.scale.numel() == 1
@@ -284,6 +293,12 @@ def default_choice(problem: Problem) -> Choice:
     from .candidates import candidates
 
     return candidates(problem)[0]
+
+
+def _form(weights: LinearWeights) -> tuple[object, ...]:
+    has = (weights.zero is not None, weights.scale is not None)
+    extents = (weights.out_features, weights.in_features)
+    return (weights.kind, *extents, weights.group_size, weights.nibbles, *has)
 
 
 def _stored(weights: LinearWeights) -> torch.Tensor:

@@ -59,7 +59,7 @@ def _product(
         assert weights.input_scale is not None  # noqa: S101 - part of the kind
         assert weights.scale is not None  # noqa: S101 - part of the kind
         rounded = reference.to_fp8(x, weights.input_scale)
-        if x.is_cuda:
+        if x.is_cuda and weights.out_features % 16 == 0 and weights.in_features % 16 == 0:
             y = torch._scaled_mm(
                 rounded, weights.weight.t(), scale_a=weights.input_scale, scale_b=weights.scale, out_dtype=dtype
             )
@@ -73,8 +73,8 @@ def _product(
 
 
 def _integers(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """int8 (M, K) × int8 (N, K) → int32 (M, N); the library takes 17 rows or more."""
-    if not x.is_cuda:
+    """int8 (M, K) × int8 (N, K) → int32 (M, N); the library takes 17 rows or more, and multiples of 8."""
+    if not x.is_cuda or weight.shape[0] % 8 or weight.shape[1] % 8:
         return (x.double() @ weight.double().t()).to(torch.int32)
     rows = x.shape[0]
     if rows <= 16:

@@ -123,7 +123,7 @@ class Case:
         self.workspace = Workspace(device)
         self.dtype = getattr(torch, problem.dtype)
         generator = torch.Generator(device).manual_seed(0)
-        self.copies = max(2, -(-COLD_BYTES // problem.weight_bytes))
+        self.copies = max(2, min(64, -(-COLD_BYTES // problem.weight_bytes)))
         self.weights = [random_weights(problem, generator) for _ in range(self.copies)]
         self.gates = [random_weights(problem, generator) if problem.gated else None for _ in range(self.copies)]
         shape = (problem.rows, problem.in_features)

@@ -42,8 +42,8 @@ class LinearWeights:
         (N,) or None.
     nibbles
         0 for the checkpoint's order of 4-bit elements; else elements K are cut into blocks of ``8 · nibbles``, and
-        4-bit number i of word j of a block is element ``i · nibbles + j`` of it: neighbouring words then meet
-        neighbouring inputs.
+        numbers i and i + 4 (i < 4) of int32 word j of a block are its elements ``2 · nibbles · i + 2 j`` and the next:
+        neighbouring words then meet neighbouring inputs, and one bit operation yields two neighbours.
     """
 
     kind: str
@@ -89,14 +89,16 @@ def interleave_block(in_features: int, group_size: int | None) -> int:
 
 def interleave(packed: torch.Tensor, nibbles: int) -> torch.Tensor:
     """Reorder 4-bit weights, int8 (N, K / 2), for the kernels: the same elements in the same bytes in all."""
-    elements = _elements(packed).view(packed.shape[0], -1, WORD, nibbles)  # element i · nibbles + j at [i, j]
-    return _packed(elements.transpose(2, 3).reshape(packed.shape[0], -1))
+    rows = packed.shape[0]
+    elements = _elements(packed).view(rows, -1, 4, nibbles, 2)  # [block, i, j, h] is number i + 4 h of word j
+    return _packed(elements.permute(0, 1, 3, 4, 2).reshape(rows, -1))
 
 
 def deinterleave(packed: torch.Tensor, nibbles: int) -> torch.Tensor:
     """Undo `interleave`."""
-    elements = _elements(packed).view(packed.shape[0], -1, nibbles, WORD)
-    return _packed(elements.transpose(2, 3).reshape(packed.shape[0], -1))
+    rows = packed.shape[0]
+    elements = _elements(packed).view(rows, -1, nibbles, 2, 4)
+    return _packed(elements.permute(0, 1, 4, 2, 3).reshape(rows, -1))
 
 
 def _elements(packed: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .common import INT4, element_of, nibble
+from .common import INT4, nibble
 
 
 @triton.jit
@@ -29,8 +29,16 @@ def dequantize_kernel(
     inside = (n < N) & (cells < CELLS)
     w = tl.load(w_ptr + n.to(tl.int64) * CELLS + cells, mask=inside, other=0)
     if KIND == INT4:
-        for i in tl.static_range(8):
-            _store(nibble(w, i), element_of(cells, i, NIBBLES), n, inside, scale_ptr, zero_ptr, dense_ptr, K, GROUP)
+        column = tl.arange(0, 2 * BLOCK_C)[None, :]
+        start = tl.program_id(1) * BLOCK_C
+        for i in tl.static_range(4):
+            pairs = tl.reshape(tl.join(nibble(w, i), nibble(w, i + 4)), (BLOCK_N, 2 * BLOCK_C))
+            if NIBBLES == 0:
+                k = 8 * (start + column // 2) + i + 4 * (column % 2)
+            else:  # a run of 2 · NIBBLES neighbours in each block
+                WIDTH: tl.constexpr = 2 * NIBBLES
+                k = start * 8 + (column // WIDTH) * (4 * WIDTH) + i * WIDTH + column % WIDTH
+            _store(pairs, k, n, (n < N) & (k < K), scale_ptr, zero_ptr, dense_ptr, K, GROUP)
     else:
         _store(w.to(tl.float32), cells, n, inside, scale_ptr, zero_ptr, dense_ptr, K, GROUP)
 

@@ -22,6 +22,8 @@ from .common import (
     activate,
     element_of,
     nibble,
+    nibble_pairs,
+    pair_excess,
     prepare,
 )
 
@@ -95,6 +97,22 @@ def _slice_block(w_ptr, n, cells, N: tl.constexpr, CELLS: tl.constexpr, BLOCK_N:
 
 
 @triton.jit
+def _slice_following(w_ptr, n, cells, N: tl.constexpr, CELLS: tl.constexpr):
+    pointers = w_ptr + n.to(tl.int64)[None, :, None] * CELLS + cells
+    return tl.load(pointers, mask=(n < N)[None, :, None] & (cells < CELLS), other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def _pair_weights(w, i: tl.constexpr, scale_ptr, zero_ptr, n, group, inside, GROUPS: tl.constexpr, TYPE: tl.constexpr):
+    """Return nibbles i and i + 4 of words (…, W) as weights, dequantized one by one: two tensors (…, W)."""
+    low, high = nibble(w, i), nibble(w, i + 4)
+    if GROUPS != 0:
+        low = _with_group(low, scale_ptr, zero_ptr, n, group, inside, GROUPS, TYPE)
+        high = _with_group(high, scale_ptr, zero_ptr, n, group, inside, GROUPS, TYPE)
+    return low.to(TYPE), high.to(TYPE)
+
+
+@triton.jit
 def _slice_product(
     acc,
     w,
@@ -107,10 +125,12 @@ def _slice_product(
     inverse_x_scale,
     mean,
     rstd,
+    one,
     m,
     inside_m,
     n,
     cells,
+    first,
     N: tl.constexpr,
     K: tl.constexpr,
     KIND: tl.constexpr,
@@ -118,19 +138,80 @@ def _slice_product(
     NIBBLES: tl.constexpr,
     NORM: tl.constexpr,
     TYPE: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
-    """Add the products of loaded cells: acc (SLICES, BLOCK_M, BLOCK_N)."""
+    """Add the products of loaded cells: acc (SLICES, BLOCK_N, BLOCK_M), the weight on the tensor cores' long side.
+
+    `first` (SLICES,) is the first cell of each slice.
+    """
+    SLICES: tl.constexpr = w.shape[0]
+    BLOCK_N: tl.constexpr = w.shape[1]
     rows = m.to(tl.int64)[None, :, None] * K
     inside_n = (n < N)[None, :, None]
     if KIND == INT4:
-        inside_k = cells < K // 8
-        for i in tl.static_range(8):
-            k = element_of(cells, i, NIBBLES)
-            inside = inside_k & inside_m[None, :, None]
-            x = tl.load(x_ptr + rows + k, mask=inside, other=0.0)
+        # The scales of a group can follow the product where a slice never leaves the group.
+        AFTER: tl.constexpr = zero_ptr is None and GROUP % (8 * BLOCK_C) == 0 and TYPE != tl.float32
+        GROUPS: tl.constexpr = 0 if GROUP == 0 else K // GROUP
+        PER_BLOCK: tl.constexpr = 1 if NIBBLES < BLOCK_C else NIBBLES // BLOCK_C
+        column = tl.arange(0, 2 * BLOCK_C)
+        words = (first[:, None] + (column // 2)[None, :])[:, None, :]  # (SLICES, 1, 2 · BLOCK_C)
+        part = acc
+        if AFTER:
+            part = tl.zeros_like(acc)
+        for i in tl.static_range(4):
+            if NIBBLES == 0:
+                k = 8 * words + i + 4 * (column % 2)[None, None, :]
+            elif BLOCK_C <= NIBBLES:  # written so that the compiler sees how the inputs are aligned
+                unit = (first // BLOCK_C)[:, None, None]
+                start = (unit // PER_BLOCK) * (8 * NIBBLES) + i * (2 * NIBBLES) + (unit % PER_BLOCK) * (2 * BLOCK_C)
+                k = start + column[None, None, :]
+            else:
+                k = element_of(words, i, NIBBLES) + (column % 2)[None, None, :]
+            x = tl.load(x_ptr + rows + k, mask=(k < K) & inside_m[None, :, None], other=0.0)
             x = prepare(
                 x,
                 k,
+                k < K,
+                mean,
+                rstd,
+                norm_weight_ptr,
+                norm_bias_ptr,
+                pre_scale_ptr,
+                inverse_x_scale,
+                NORM,
+                KIND,
+                TYPE,
+            )
+            if AFTER:
+                low, high = nibble_pairs(w, one, i, TYPE)
+            else:
+                inside = inside_n & (cells < K // 8)
+                group = 0 if GROUP == 0 else cells * 8 // GROUP
+                low, high = _pair_weights(w, i, scale_ptr, zero_ptr, n[None, :, None], group, inside, GROUPS, TYPE)
+            weights = tl.reshape(tl.join(low, high), (SLICES, BLOCK_N, 2 * BLOCK_C))
+            turned = tl.permute(x, (0, 2, 1))
+            part = tl.dot(weights, turned, part, input_precision="ieee")
+            if AFTER:
+                excess = tl.full((SLICES, BLOCK_N, 2 * BLOCK_C), -pair_excess(TYPE), tl.float32).to(TYPE)
+                part = tl.dot(excess, turned, part, input_precision="ieee")
+        if AFTER:
+            if GROUP == 0:
+                acc += part
+            else:
+                at = n.to(tl.int64)[None, :] * GROUPS + (first * 8 // GROUP)[:, None]
+                mask = (n < N)[None, :] & (first < K // 8)[:, None]
+                acc += part * tl.load(scale_ptr + at, mask=mask, other=0.0).to(tl.float32)[:, :, None]
+        else:
+            acc = part
+    else:
+        inside_k = cells < K
+        x = tl.load(x_ptr + rows + cells, mask=inside_k & inside_m[None, :, None], other=0.0)
+        if KIND == INT8_INT8:
+            acc = tl.dot(w, tl.permute(x, (0, 2, 1)), acc, out_dtype=tl.int32)
+        else:
+            x = prepare(
+                x,
+                cells,
                 inside_k,
                 mean,
                 rstd,
@@ -142,39 +223,16 @@ def _slice_product(
                 KIND,
                 TYPE,
             )
-            part = nibble(w, i).to(TYPE)
+            if KIND != FP8:
+                w = w.to(TYPE)
             if GROUP != 0:
-                part = _with_group(
-                    part, scale_ptr, zero_ptr, n[None, :, None], k // GROUP, inside_n & inside_k, K // GROUP, TYPE
-                )
-            acc = tl.dot(x, tl.permute(part, (0, 2, 1)), acc, input_precision="ieee")
-        return acc
-    inside_k = cells < K
-    x = tl.load(x_ptr + rows + cells, mask=inside_k & inside_m[None, :, None], other=0.0)
-    if KIND == INT8_INT8:
-        return tl.dot(x, tl.permute(w, (0, 2, 1)), acc, out_dtype=tl.int32)
-    x = prepare(
-        x,
-        cells,
-        inside_k,
-        mean,
-        rstd,
-        norm_weight_ptr,
-        norm_bias_ptr,
-        pre_scale_ptr,
-        inverse_x_scale,
-        NORM,
-        KIND,
-        TYPE,
-    )
-    if KIND != FP8:
-        w = w.to(TYPE)
-    if GROUP != 0:
-        w = _with_group(w, scale_ptr, zero_ptr, n[None, :, None], cells // GROUP, inside_n & inside_k, K // GROUP, TYPE)
-    return tl.dot(x, tl.permute(w, (0, 2, 1)), acc, input_precision="ieee")
+                inside = inside_n & inside_k
+                w = _with_group(w, scale_ptr, zero_ptr, n[None, :, None], cells // GROUP, inside, K // GROUP, TYPE)
+            acc = tl.dot(w, tl.permute(x, (0, 2, 1)), acc, input_precision="ieee")
+    return acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def slice_kernel(
     x_ptr,
     w_ptr,
@@ -224,7 +282,9 @@ def slice_kernel(
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     inside_m = m < rows
-    cells = (tl.arange(0, SLICES)[:, None] * BLOCK_C + tl.arange(0, BLOCK_C)[None, :])[:, None, :]
+    one = tl.minimum(rows, 1)  # not known to be 1, see `nibble_mantissa`
+    first = tl.arange(0, SLICES) * BLOCK_C
+    cells = (first[:, None] + tl.arange(0, BLOCK_C)[None, :])[:, None, :]
     w = _slice_block(w_ptr, n, cells, N, CELLS, BLOCK_N, STEP)
     w2 = w
     if w2_ptr is not None:
@@ -242,17 +302,17 @@ def slice_kernel(
         else:
             x_scale = tl.load(x_scale_ptr).to(tl.float32)
             inverse_x_scale = 1.0 / x_scale
-    acc = tl.zeros((SLICES, BLOCK_M, BLOCK_N), ACC)
+    acc = tl.zeros((SLICES, BLOCK_N, BLOCK_M), ACC)
     acc2 = acc
-    for _ in range(1, STEPS):
-        following = cells + STEP
-        w_following = _slice_block(w_ptr, n, following, N, CELLS, BLOCK_N, STEP)
-        w2_following = w_following
-        if w2_ptr is not None:
-            w2_following = _slice_block(w2_ptr, n, following, N, CELLS, BLOCK_N, STEP)
+    for step in range(STEPS):
+        w_now, w2_now = w, w2
+        if STEPS > 1:  # request what follows before using what is there; beyond the end nothing is loaded
+            w = _slice_following(w_ptr, n, cells + (step + 1) * STEP, N, CELLS)
+            if w2_ptr is not None:
+                w2 = _slice_following(w2_ptr, n, cells + (step + 1) * STEP, N, CELLS)
         acc = _slice_product(
             acc,
-            w,
+            w_now,
             x_ptr,
             scale_ptr,
             zero_ptr,
@@ -262,10 +322,12 @@ def slice_kernel(
             inverse_x_scale,
             mean,
             rstd,
+            one,
             m,
             inside_m,
             n,
-            cells,
+            cells + step * STEP,
+            first + step * STEP,
             N,
             K,
             KIND,
@@ -273,11 +335,12 @@ def slice_kernel(
             NIBBLES,
             NORM,
             TYPE,
+            BLOCK_C,
         )
         if w2_ptr is not None:
             acc2 = _slice_product(
                 acc2,
-                w2,
+                w2_now,
                 x_ptr,
                 scale2_ptr,
                 zero2_ptr,
@@ -287,10 +350,12 @@ def slice_kernel(
                 inverse_x_scale,
                 mean,
                 rstd,
+                one,
                 m,
                 inside_m,
                 n,
-                cells,
+                cells + step * STEP,
+                first + step * STEP,
                 N,
                 K,
                 KIND,
@@ -298,60 +363,14 @@ def slice_kernel(
                 NIBBLES,
                 NORM,
                 TYPE,
+                BLOCK_C,
             )
-        w, w2, cells = w_following, w2_following, following
-    acc = _slice_product(
-        acc,
-        w,
-        x_ptr,
-        scale_ptr,
-        zero_ptr,
-        norm_weight_ptr,
-        norm_bias_ptr,
-        pre_scale_ptr,
-        inverse_x_scale,
-        mean,
-        rstd,
-        m,
-        inside_m,
-        n,
-        cells,
-        N,
-        K,
-        KIND,
-        GROUP,
-        NIBBLES,
-        NORM,
-        TYPE,
-    )
-    y = _outputs(tl.sum(acc, 0), scale_ptr, bias_ptr, x_scale, n, N, KIND, GROUP, ONE_SCALE)
+    sums = tl.trans(tl.sum(acc, 0))
+    y = _outputs(sums, scale_ptr, bias_ptr, x_scale, n, N, KIND, GROUP, ONE_SCALE)
     y = activate(y, ACTIVATION)
     if w2_ptr is not None:
-        acc2 = _slice_product(
-            acc2,
-            w2,
-            x_ptr,
-            scale2_ptr,
-            zero2_ptr,
-            norm_weight_ptr,
-            norm_bias_ptr,
-            pre_scale_ptr,
-            inverse_x_scale,
-            mean,
-            rstd,
-            m,
-            inside_m,
-            n,
-            cells,
-            N,
-            K,
-            KIND,
-            GROUP,
-            NIBBLES,
-            NORM,
-            TYPE,
-        )
-        y *= _outputs(tl.sum(acc2, 0), scale2_ptr, bias2_ptr, x_scale, n, N, KIND, GROUP, ONE_SCALE)
+        sums2 = tl.trans(tl.sum(acc2, 0))
+        y *= _outputs(sums2, scale2_ptr, bias2_ptr, x_scale, n, N, KIND, GROUP, ONE_SCALE)
     at = m.to(tl.int64)[:, None] * N + n[None, :]
     mask = inside_m[:, None] & (n < N)[None, :]
     if residual_ptr is not None:
@@ -371,6 +390,7 @@ def _tile_sum(
     inverse_x_scale,
     mean,
     rstd,
+    one,
     m,
     inside_m,
     n,
@@ -393,7 +413,10 @@ def _tile_sum(
     TYPE: tl.constexpr = x_ptr.dtype.element_ty
     ACC: tl.constexpr = tl.int32 if KIND == INT8_INT8 else tl.float32
     # The scales of a group can follow the product where a step never leaves the group.
-    AFTER: tl.constexpr = GROUP != 0 and zero_ptr is None and GROUP % (BLOCK_C * (8 if KIND == INT4 else 1)) == 0
+    WHOLE_GROUPS: tl.constexpr = GROUP != 0 and GROUP % (BLOCK_C * (8 if KIND == INT4 else 1)) == 0
+    AFTER: tl.constexpr = WHOLE_GROUPS and zero_ptr is None and (KIND != INT4 or TYPE != tl.float32)
+    PAIRS: tl.constexpr = (GROUP == 0 or AFTER) and TYPE != tl.float32
+    GROUPS: tl.constexpr = 0 if GROUP == 0 else K // GROUP
     acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), ACC)
     x_rows = x_ptr + m.to(tl.int64)[:, None] * K
     w_rows = w_ptr + n.to(tl.int64)[:, None] * CELLS
@@ -410,13 +433,23 @@ def _tile_sum(
         if AFTER:
             part = tl.zeros_like(acc)
         if KIND == INT4:
-            for i in tl.static_range(8):
-                k = element_of(cells, i, NIBBLES)
-                x = tl.load(x_rows + k, mask=inside_m[:, None] & (cells < CELLS), other=0.0)
+            PER_BLOCK: tl.constexpr = 1 if NIBBLES < BLOCK_C else NIBBLES // BLOCK_C
+            column = tl.arange(0, 2 * BLOCK_C)[None, :]
+            words = start + column // 2
+            for i in tl.static_range(4):
+                if NIBBLES == 0:
+                    k = 8 * words + i + 4 * (column % 2)
+                elif BLOCK_C <= NIBBLES:
+                    unit = start // BLOCK_C
+                    aligned = (unit // PER_BLOCK) * (8 * NIBBLES) + (unit % PER_BLOCK) * (2 * BLOCK_C)
+                    k = aligned + i * (2 * NIBBLES) + column
+                else:
+                    k = element_of(words, i, NIBBLES) + column % 2
+                x = tl.load(x_rows + k, mask=inside_m[:, None] & (k < K), other=0.0)
                 x = prepare(
                     x,
                     k,
-                    cells < CELLS,
+                    k < K,
                     mean,
                     rstd,
                     norm_weight_ptr,
@@ -427,14 +460,23 @@ def _tile_sum(
                     KIND,
                     TYPE,
                 )
-                q = nibble(w, i).to(TYPE)
-                if GROUP != 0 and not AFTER:
+                if PAIRS:
+                    low, high = nibble_pairs(w, one, i, TYPE)
+                else:
                     inside = inside_n & (cells < CELLS)
-                    q = _with_group(q, scale_ptr, zero_ptr, n[:, None], k // GROUP, inside, K // GROUP, TYPE)
+                    group = 0 if GROUP == 0 else cells * 8 // GROUP
+                    low, high = _pair_weights(w, i, scale_ptr, zero_ptr, n[:, None], group, inside, GROUPS, TYPE)
+                q = tl.reshape(tl.join(low, high), (BLOCK_N, 2 * BLOCK_C))
                 if SWAP:
                     part = tl.dot(q, tl.trans(x), part, input_precision="ieee")
                 else:
                     part = tl.dot(x, tl.trans(q), part, input_precision="ieee")
+                if PAIRS:
+                    excess = tl.full((BLOCK_N, 2 * BLOCK_C), -pair_excess(TYPE), tl.float32).to(TYPE)
+                    if SWAP:
+                        part = tl.dot(excess, tl.trans(x), part, input_precision="ieee")
+                    else:
+                        part = tl.dot(x, tl.trans(excess), part, input_precision="ieee")
         else:
             if CELLS % BLOCK_C == 0:
                 x = tl.load(x_rows + cells, mask=inside_m[:, None], other=0.0)
@@ -474,7 +516,7 @@ def _tile_sum(
         else:
             acc = part
     if SWAP:
-        return tl.trans(acc)
+        acc = tl.trans(acc)
     return acc
 
 
@@ -490,7 +532,7 @@ def _prefetch(w_ptr, n, first, N: tl.constexpr, CELLS: tl.constexpr, COUNT: tl.c
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def tile_kernel(
     x_ptr,
     w_ptr,
@@ -552,6 +594,7 @@ def tile_kernel(
     n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
     m = block_m * BLOCK_M + tl.arange(0, BLOCK_M)
     inside_m = m < rows
+    one = tl.minimum(rows, 1)  # not known to be 1, see `nibble_mantissa`
     first = split * SHARE
     last = tl.minimum(first + SHARE, CELLS)
     if PDL:
@@ -581,6 +624,7 @@ def tile_kernel(
         inverse_x_scale,
         mean,
         rstd,
+        one,
         m,
         inside_m,
         n,
@@ -611,6 +655,7 @@ def tile_kernel(
             inverse_x_scale,
             mean,
             rstd,
+            one,
             m,
             inside_m,
             n,
@@ -628,48 +673,7 @@ def tile_kernel(
             SWAP,
             STAGES,
         )
-    is_last = True
-    if SPLIT_K > 1:
-        CELL: tl.constexpr = BLOCK_M * BLOCK_N
-        inner = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-        blocks = tl.num_programs(0)
-        mine = partial_ptr + (split * blocks + block).to(tl.int64) * CELL + inner
-        second = partial_ptr + (SPLIT_K * blocks).to(tl.int64) * CELL
-        tl.store(mine, acc.to(tl.float32), cache_modifier=".cg")
-        if w2_ptr is not None:
-            tl.store(mine + (SPLIT_K * blocks).to(tl.int64) * CELL, acc2.to(tl.float32), cache_modifier=".cg")
-        tl.debug_barrier()  # all threads of the program have stored before one of them says so
-        is_last = tl.atomic_add(counter_ptr + block, 1, sem="acq_rel") == SPLIT_K - 1
-        if is_last:
-            acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-            acc2 = acc
-            for other in range(SPLIT_K):
-                at = (other * blocks + block).to(tl.int64) * CELL + inner
-                acc += tl.load(partial_ptr + at, cache_modifier=".cg")
-                if w2_ptr is not None:
-                    acc2 += tl.load(second + at, cache_modifier=".cg")
-            tl.store(counter_ptr + block, 0)
-            _write(
-                acc,
-                acc2,
-                w2_ptr,
-                scale_ptr,
-                scale2_ptr,
-                bias_ptr,
-                bias2_ptr,
-                residual_ptr,
-                x_scale,
-                m,
-                inside_m,
-                n,
-                out_ptr,
-                N,
-                KIND,
-                GROUP,
-                ONE_SCALE,
-                ACTIVATION,
-            )
-    else:
+    if SPLIT_K == 1:
         _write(
             acc,
             acc2,
@@ -690,6 +694,46 @@ def tile_kernel(
             ONE_SCALE,
             ACTIVATION,
         )
+    else:
+        CELL: tl.constexpr = BLOCK_M * BLOCK_N
+        sums_ptr = partial_ptr.to(tl.pointer_type(acc.dtype))  # integers of the same size for int8 × int8
+        inner = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+        blocks = tl.num_programs(0)
+        second = (SPLIT_K * blocks).to(tl.int64) * CELL
+        mine = sums_ptr + (split * blocks + block).to(tl.int64) * CELL + inner
+        tl.store(mine, acc, cache_modifier=".cg")
+        if w2_ptr is not None:
+            tl.store(mine + second, acc2, cache_modifier=".cg")
+        tl.debug_barrier()  # all threads of the program have stored before one of them says so
+        if tl.atomic_add(counter_ptr + block, 1, sem="acq_rel") == SPLIT_K - 1:
+            total = tl.zeros_like(acc)
+            total2 = total
+            for other in range(SPLIT_K):
+                at = sums_ptr + (other * blocks + block).to(tl.int64) * CELL + inner
+                total += tl.load(at, cache_modifier=".cg")
+                if w2_ptr is not None:
+                    total2 += tl.load(at + second, cache_modifier=".cg")
+            tl.store(counter_ptr + block, 0)
+            _write(
+                total,
+                total2,
+                w2_ptr,
+                scale_ptr,
+                scale2_ptr,
+                bias_ptr,
+                bias2_ptr,
+                residual_ptr,
+                x_scale,
+                m,
+                inside_m,
+                n,
+                out_ptr,
+                N,
+                KIND,
+                GROUP,
+                ONE_SCALE,
+                ACTIVATION,
+            )
 
 
 @triton.jit
