@@ -17,7 +17,7 @@ from trtbench_lab.backends.protocol import Executor
 from trtbench_lab.errors import RequestError
 from trtbench_lab.specs import BuildConfig, PluginConfig
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "torch")
 CONFIG = BuildConfig(plugin_config=PluginConfig(**PAGED), compute_dtype="float32")
 
 

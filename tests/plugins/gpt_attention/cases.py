@@ -85,9 +85,9 @@ def make_batch(
     flat[::3], flat[1::7] = GARBAGE[1], GARBAGE[2]
     cache = wide.to(cache_dtype) if cache_dtype != torch.int8 else torch.full(wide.shape, 127, dtype=torch.int8)
     for row, (past, _) in enumerate(rows):
-        for slot in range(past):
-            x = torch.randn(2, shape.num_kv_heads, shape.head_size, generator=generator)
-            cache[tables[row, slot // block], :, :, slot % block] = store_as(x, scale, cache_dtype)
+        slots = torch.arange(past)
+        x = torch.randn(past, 2, shape.num_kv_heads, shape.head_size, generator=generator)
+        cache[tables[row, slots // block].long(), :, :, slots % block] = store_as(x, scale, cache_dtype)
 
     counts = [new for _, new in rows]
     total = sum(counts) + padding_tokens

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from ...errors import EngineError, RequestError
+from ...errors import EngineError
 from ...network.decoder import Decoder
 from ...network.loading import assign_tensors
 from ...network.paged import PagedDecoder
 from ...network.signature import paged_signature
 from ...specs import BuildConfig, ModelConfig
-from ..bindings import Bindings
+from ..paged_bindings import PagedBindings
 from .executor import TorchExecutor
 from .gpu.kernel_store import KernelStore
 from .gpu.lowered import LoweredModel, lower
@@ -67,7 +67,9 @@ class PagedTorchExecutor:
         )
         self.guards_writes = True
         self._decoder: PagedDecoder | None = decoder.eval()
-        self._bindings = Bindings(self.io, device, max_positions=decoder.max_positions, vocab_size=config.vocab_size)
+        self._bindings = PagedBindings(
+            self.io, device, max_positions=decoder.max_positions, vocab_size=config.vocab_size
+        )
         self._pools = [spec.name for spec in self.io if spec.name.startswith("kv_cache_") and spec.mode == "input"]
         self._output = next(spec.name for spec in self.io if spec.mode == "output")
         self._weights_bytes = weights_bytes
@@ -88,7 +90,7 @@ class PagedTorchExecutor:
         self._bindings.sizes()
         tensors = self._bindings.tensors
         if self.guards_writes:
-            self._guard(tensors)
+            self._bindings.guard()
         on_stream = nullcontext() if stream is None or self.device.type == "cpu" else torch.cuda.stream(stream)
         try:
             with torch.inference_mode(), on_stream:
@@ -202,32 +204,6 @@ class PagedTorchExecutor:
         dtype = next(spec.dtype for spec in self.io if spec.name == "logits")
         dtype = self.build_config.compute_dtype if self.build_config.compute_dtype != "auto" else dtype
         return TorchExecutor(plain, config, self.device, dtype, weights_bytes=self._weights_bytes)
-
-    # ---- checks ------------------------------------------------------------------------------------------------
-
-    def _guard(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Refuse tokens, lengths and blocks that lie outside of what the engine and the pool have."""
-        ids, lengths, tables = tensors["input_ids"], tensors["kv_lengths"], tensors["block_tables"]
-        vocab, pool = self.config.vocab_size, tensors[self._pools[0]]
-        if int(ids.min()) < 0 or int(ids.max()) >= vocab:
-            raise RequestError(
-                f"A token id is outside of the vocabulary (0 to {vocab - 1}).",
-                where="input_ids",
-                remedy="Encode the text with the tokenizer that belongs to this model.",
-            )
-        limit = min(tables.shape[1] * pool.shape[3], self._open_decoder().max_positions)
-        if int(lengths.min()) < 0 or int(lengths.max()) > limit:
-            raise RequestError(
-                f"A row has {int(lengths.max())} tokens; its table and the engine's positions reach {limit}.",
-                where="kv_lengths",
-                remedy="Give the row more blocks, or build with a larger max_seq_len.",
-            )
-        if int(tables.min()) < 0 or int(tables.max()) >= pool.shape[0]:
-            raise RequestError(
-                f"Block {int(tables.max())} is not in the pool of {pool.shape[0]}.",
-                where="block_tables",
-                remedy="Use blocks from 1 to the pool's last.",
-            )
 
     def _open_decoder(self) -> PagedDecoder:
         if self._decoder is None:

@@ -110,14 +110,16 @@ class PromptRows:
 def decode_tiles(rows: int, heads: Heads, max_tokens: int, processors: int, mode: str = "auto") -> DecodeTiles:
     """Return the division of a decode step's attention.
 
-    Measured on 132 multiprocessors: with few rows, or narrow heads, four programs a multiprocessor hide the most latency;
-    else two do, and where rows and heads alone are as many, parts only cost their combination, and small tiles leave
-    room for more programs. `mode` is ``multi_block_mode``: ``"disable"`` never splits, ``"enable"`` always.
+    Measured on 132 multiprocessors: narrow heads want four programs a multiprocessor, wide ones two, and no more than 8
+    parts of up to 2,048 keys in all, since the parts of a whole group must be combined; where rows and heads alone fill
+    the GPU, small tiles leave room for more programs. `mode` is ``multi_block_mode``: ``"disable"`` never splits,
+    ``"enable"`` always.
     """
     small = 32 if heads.head_size <= 128 else 16
-    programs = rows * heads.num_kv_heads
-    wanted = (4 if 4 * programs <= processors or heads.head_size <= 64 else 2) * processors / programs
-    splits = 1 << int(math.log2(max(1.0, min(wanted, max(1, max_tokens // small), 32))))
+    narrow = heads.head_size <= 64
+    wanted = (4 if narrow else 2) * processors / (rows * heads.num_kv_heads)
+    most = min(32 if narrow else max(8, max_tokens // 256), -(-max_tokens // small), 64)
+    splits = 1 << int(math.log2(max(1.0, min(wanted, most))))
     if mode != "auto":
         splits = 1 if mode == "disable" else max(2, splits)
     return DecodeTiles(splits, small if splits == 1 else 2 * small)
@@ -265,7 +267,7 @@ def _paged_flash(
     )
     out = qkv.new_empty(qkv.shape[0], width)
     prompt_attention(
-        qkv[:, :width].contiguous(),
+        qkv[:, :width],
         cache,
         rows.starts_on_device,
         rows.lengths_on_device,
