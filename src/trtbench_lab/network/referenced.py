@@ -19,7 +19,7 @@ import torch
 from ..errors import BuildError
 from ..storage import storage_error
 from .export import ExportedNetwork
-from .initializers import INLINE_BYTES, DataFile, Weights
+from .initializers import INLINE_BYTES, DataFile, Initializer, Weights
 
 LOCATION = "weights-by-reference"
 """What the ONNX file names as the place of its weights; there is no such file."""
@@ -122,7 +122,8 @@ class ReferencedNetwork:
                     self.contents[name] = Content(content.data_ptr(), recipe.nbytes, "checkpoint", content)
                     value.const_value = reference
                     continue
-                stored = data.append(name, recipe, weights)
+                made = Initializer(recipe.dtype, recipe.shape, lambda _, content=content: content)  # type: ignore[misc]
+                stored = data.append(name, made, weights)
                 value.const_value = stored
                 if isinstance(stored, ir.ExternalTensor):
                     converted[name] = stored

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +20,9 @@ from trtbench_lab.network.referenced import ReferencedNetwork
 
 
 def anonymous_bytes() -> int:
-    """Memory of this process that no file stands behind."""
+    """Memory that this process holds and no file stands behind; what the allocator keeps for later is given back."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) << 10
@@ -47,3 +52,8 @@ def laid_out(folder: Path, *, layers: int, hidden: int) -> Iterator[tuple[Refere
     before = anonymous_bytes()
     with ReferencedNetwork(network, Weights(), folder / "scratch") as referenced:
         yield referenced, anonymous_bytes() - before
+
+
+if __name__ == "__main__":
+    with laid_out(Path(sys.argv[1]), layers=6, hidden=1024) as (laid, growth):
+        print(sum(content.nbytes for content in laid.contents.values()), growth)

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from trtbench_lab.backends.protocol import QuietReporter
 from trtbench_lab.errors import BuildCancelled, TrtbenchError
 from trtbench_lab.network.signature import TensorSpec
-from trtbench_lab.specs import BuildConfig
+from trtbench_lab.specs import BuildConfig, PluginConfig
 
 from .build_case import LIMITS
 from .recorder import Recorder
@@ -31,7 +31,7 @@ PACKAGE = "trtbench_lab.backends.tensorrt"
 
 @dataclass
 class Stage:
-    """What a scenario works with: a recorder that stands for TensorRT, a checkpoint of a tiny model, an empty folder."""
+    """What a scenario works with: a recorder for TensorRT, a checkpoint of a tiny model, an empty folder."""
 
     recorder: Recorder
     monkeypatch: pytest.MonkeyPatch
@@ -103,7 +103,8 @@ def configuration(stage: Stage) -> None:
         "log_level": "verbose",
         "aux_streams": 1,
     }
-    config = module.builder_config(trt, builder, BuildConfig(**options, workspace_limit_mib=9))
+    plugins = PluginConfig(gpt_attention_plugin="float16", paged_kv_cache=True)
+    config = module.builder_config(trt, builder, BuildConfig(**options, workspace_limit_mib=9, plugin_config=plugins))
     assert module.network_flags(trt) > 0
     profiles = stage.module("profiles")
     phase = profiles.PhaseProfile("decode", {"batch": profiles.Range(1, 1, 2)})

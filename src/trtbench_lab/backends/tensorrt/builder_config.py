@@ -8,8 +8,10 @@ from typing import Any
 from ...errors import BuildError
 from ...network.signature import TensorSpec
 from ...specs import BuildConfig
-from .bindings_check import created, has_feature
+from .bindings_check import created
+from .plan_layout import PAGED
 from .profiles import PhaseProfile
+from .resolution import form_of
 
 
 def network_flags(trt: Any) -> int:
@@ -41,11 +43,8 @@ def builder_config(trt: Any, builder: Any, options: BuildConfig) -> Any:
         config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
     if options.log_level == "verbose":
         config.set_flag(trt.BuilderFlag.MONITOR_MEMORY)
-    # Paged caches are plugin outputs that share the memory of inputs.
-    config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
-    # Contexts may then take no more activation memory than their present shapes need.
-    if has_feature(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10"):
-        config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
+    if form_of(options) == PAGED:  # the cache is a plugin's output that shares an input's memory
+        config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
     return config
 
 
