@@ -71,13 +71,21 @@ def test_kernels_count_where_there_are_any() -> None:
     assert any("kernels on the GPU" in note for note in reading.notes)
 
 
-def test_kernels_without_an_operator_belong_to_their_module() -> None:
-    events = run(1, 0)
-    next(one for one in events if one["name"] == "module:lm_head")["args"]["External id"] = 77
-    kernel = event("triton_matvec", 40, 3, "kernel", **{"External id": 77})
-    reading = read_trace({"traceEvents": [*events, kernel]}, "test")
-    found = next(one for one in reading.layers if one.tactic == "triton_matvec")
-    assert (found.module, found.times_ms, found.kind) == ("lm_head", (0.003,), "matmul")
+def test_kernels_without_an_operator_belong_to_the_module_that_launched_them() -> None:
+    """Triton launches through the driver: its kernels carry the launch's number and no operator's id."""
+    launches = [
+        event("cuLaunchKernelEx", 8.5, 1, "cuda_driver", correlation=5),  # in lm_head, after its product
+        event("cudaLaunchKernel", 4.5, 1, "cuda_runtime", correlation=6),  # in the product
+    ]
+    kernels = [
+        event("triton_matvec", 40, 3, "kernel", correlation=5),
+        event("gemm", 50, 2, "kernel", correlation=6),
+    ]
+    reading = read_trace({"traceEvents": [*run(1, 0), *launches, *kernels]}, "test")
+    by_tactic = {one.tactic: one for one in reading.layers if one.tactic}
+    assert (by_tactic["triton_matvec"].module, by_tactic["triton_matvec"].kind) == ("lm_head", "matmul")
+    assert by_tactic["triton_matvec"].times_ms == (0.003,)
+    assert by_tactic["gemm"].name == "lm_head/linear"
 
 
 def test_work_between_runs_is_not_counted() -> None:

@@ -8,6 +8,9 @@ NEEDED_FOR: tuple[tuple[str, str], ...] = (
     ("trtbench-lab", "everything"),
     ("torch", "everything"),
     ("transformers", "reading models, comparing with Hugging Face"),
+    ("rouge-score", "scores of summaries"),
+    ("sentencepiece", "tokenizers of LLaMA and others"),
+    ("psutil", "memory figures"),
     ("onnxruntime", "onnxruntime engines"),
     ("onnx", "export, onnxruntime and TensorRT engines"),
     ("huggingface-hub", "downloads"),
@@ -42,4 +45,7 @@ NEEDED_FOR: tuple[tuple[str, str], ...] = (
 
 def needed_for(component: str) -> str:
     """Return what needs a component."""
-    return next((purpose for beginning, purpose in NEEDED_FOR if component.startswith(beginning)), "")
+    from .packages import BASE
+
+    found = next((purpose for beginning, purpose in NEEDED_FOR if component.startswith(beginning)), "")
+    return found or ("everything" if component in BASE else "")

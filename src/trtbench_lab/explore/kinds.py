@@ -52,7 +52,7 @@ def _any(words: str) -> str:
 # The first pattern found in the type, in small letters, decides. Order matters: attention comes before matmul.
 _PATTERNS: tuple[tuple[str, str], ...] = (
     ("layout", r"^(reformat|reorder|transpose|aten::(contiguous|permute_copy))|copynode"),
-    ("cache", r"kvcacheupdate|kv_cache_update|tensorscatter|scatterelements|scatternd"),
+    ("cache", r"kvcacheupdate|kv_cache_update|tensorscatter|scatterelements|scatternd|cache_update"),
     ("cache", r"aten::(scatter|index_put|index_copy)_?"),
     ("attention", r"attention|\bf?mha|flash|_mha|scaled_dot_product"),
     ("collective", r"distcollective|allreduce|all_reduce|all_gather|reduce_scatter|nccl|\bsend\b|\brecv\b"),
@@ -64,7 +64,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("matmul", rf"aten::{_any(_PRODUCTS)}\b"),
     ("embedding", r"embedding|gather|lookup|index_select|aten::index\b"),
     ("cast", r"\bcast(like)?\b|aten::(to|_to_copy|type_as)\b"),
-    ("reduce", r"reduce|aten::(mean|sum|max|amax|argmax)\b|topk|argmax|cumsum|cumulative"),
+    ("reduce", r"reduce|aten::(mean|sum|max|amax|argmax|aminmax|any|all)\b|topk|argmax|cumsum|cumulative"),
     ("view", rf"aten::{_any(_VIEWS)}\b|^{_any(_SHAPES)}\b|^shuffle\b"),
     ("copy", rf"^{_any(_COPY_LAYERS)}\b|aten::({_any(_COPIES)}|empty\w*|new_\w+)(?!\w)|memcpy"),
     ("pointwise", rf"pointwise|elementwise|unary|activation|\b{_any(_ELEMENTWISE)}_?\b|kgen"),

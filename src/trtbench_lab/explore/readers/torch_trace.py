@@ -21,11 +21,21 @@ RUN_MARK = "run:"
 """Beginning of the annotations around whole runs."""
 _NO_TENSOR = frozenset({"", "Scalar", "ScalarList", "GenericList", "Device", "None"})
 _DEVICE_WORK = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
+_LAUNCHES = frozenset({"cuda_runtime", "cuda_driver"})
 
 
 def is_trace(content: Any) -> bool:
     """Whether parsed JSON looks like a trace of torch's profiler."""
     return isinstance(content, Mapping) and isinstance(content.get("traceEvents"), list)
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """Where the host was when it queued work for the device: in an operator, or directly in a module."""
+
+    operator: int | None
+    module: str | None
+    run: int
 
 
 @dataclass
@@ -62,8 +72,8 @@ def read_trace(
     if not is_trace(content):
         raise unknown_form(where)
     events = [event for event in content["traceEvents"] if isinstance(event, Mapping) and event.get("ph") == "X"]
-    operators, owner, marks = _operators(events)
-    loose = _attach_kernels(events, operators, owner, marks)
+    operators, owner, launches = _operators(events)
+    loose = _attach_kernels(events, operators, owner, launches)
     on_device = bool(loose) or any(operator.kernels for operator in operators)
     runs = sorted({operator.run for operator in operators})[skip_runs:]
     layers = _layers([one for one in operators if one.run in set(runs)], runs, on_device)
@@ -84,26 +94,26 @@ def read_trace(
 
 def _operators(
     events: Sequence[Mapping[str, Any]],
-) -> tuple[list[_Operator], dict[int, int], dict[int, tuple[str, int]]]:
-    """Return the outermost operators in order, which of them each operator's id belongs to, and module marks by id."""
+) -> tuple[list[_Operator], dict[int, int], dict[int, _Launch]]:
+    """Return the outermost operators in order, which of them each operator's id belongs to, and launches by number."""
     threads: dict[tuple[Any, Any], list[Mapping[str, Any]]] = defaultdict(list)
     for event in events:
-        if event.get("cat") in ("cpu_op", "user_annotation"):
+        if event.get("cat") in ("cpu_op", "user_annotation") or event.get("cat") in _LAUNCHES:
             threads[event.get("pid"), event.get("tid")].append(event)
     found: list[_Operator] = []
     owner: dict[int, int] = {}
-    marks: dict[int, tuple[str, int]] = {}
+    launches: dict[int, _Launch] = {}
     for members in threads.values():
         members.sort(key=lambda event: (_number(event.get("ts")), -_number(event.get("dur"))))
-        _walk(members, found, owner, marks)
-    return found, owner, marks
+        _walk(members, found, owner, launches)
+    return found, owner, launches
 
 
 def _walk(
     events: Sequence[Mapping[str, Any]],
     found: list[_Operator],
     owner: dict[int, int],
-    marks: dict[int, tuple[str, int]],
+    launches: dict[int, _Launch],
 ) -> None:
     """Follow one thread's events by their nesting."""
     modules: list[tuple[float, str]] = []
@@ -119,12 +129,16 @@ def _walk(
         if event.get("cat") == "user_annotation":
             if name.startswith(MODULE_MARK):
                 modules.append((end, name.removeprefix(MODULE_MARK)))
-                if isinstance(facts.get("External id"), int):
-                    marks[facts["External id"]] = modules[-1][1], run
             elif name.startswith((RUN_MARK, "ProfilerStep#")):
                 run, run_end = run + 1, end
             continue
-        if current is not None and start < current[0]:
+        inside = current is not None and start < current[0]
+        if event.get("cat") in _LAUNCHES:
+            if isinstance(facts.get("correlation"), int) and (run_end == float("-inf") or start < run_end):
+                at = current[1] if inside and current is not None else None
+                launches[facts["correlation"]] = _Launch(at, modules[-1][1] if modules else None, run)
+            continue
+        if inside and current is not None:
             place = current[1]
         else:
             if run_end > float("-inf") and start >= run_end:
@@ -140,7 +154,7 @@ def _attach_kernels(
     events: Sequence[Mapping[str, Any]],
     operators: list[_Operator],
     owner: Mapping[int, int],
-    marks: Mapping[int, tuple[str, int]],
+    launches: Mapping[int, _Launch],
 ) -> dict[str, list[float]]:
     """Add the time of each kernel to the operator that launched it; return those that nothing launched.
 
@@ -151,12 +165,15 @@ def _attach_kernels(
         if event.get("cat") not in _DEVICE_WORK:
             continue
         arguments = event.get("args")
-        identifier = arguments.get("External id") if isinstance(arguments, Mapping) else None
+        facts: Mapping[str, Any] = arguments if isinstance(arguments, Mapping) else {}
+        identifier, number = facts.get("External id"), facts.get("correlation")
         duration, name = _number(event.get("dur")), str(event.get("name", "kernel"))
         place = owner.get(identifier) if isinstance(identifier, int) else None
-        if place is None and isinstance(identifier, int) and identifier in marks:
-            module, run = marks[identifier]
-            operators.append(_Operator(name, module, run, 0.0, {}, duration, {name: duration}))
+        launch = launches.get(number) if isinstance(number, int) else None
+        if place is None and launch is not None:
+            place = launch.operator
+        if place is None and launch is not None and launch.module is not None:
+            operators.append(_Operator(name, launch.module, launch.run, 0.0, {}, duration, {name: duration}))
             continue
         if place is None:
             loose[name].append(duration / 1e3)

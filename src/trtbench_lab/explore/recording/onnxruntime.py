@@ -38,7 +38,7 @@ def record_onnxruntime(
         executor.close()
         # An engine may hold a second network for prompts: the profile of the one that ran is the larger.
         network, profile = max(profiles.items(), key=lambda pair: pair[1].stat().st_size)
-        reading = read_profile(read_json(profile), str(profile), graph=read_onnx(network).layers, skip_runs=warm_up)
+        reading = read_profile(read_json(profile), str(profile), graph=read_onnx(network).layers, skip_runs=warm_up + 1)
         if trace is not None:
             shutil.copyfile(profile, trace)
     return reading, run_ms

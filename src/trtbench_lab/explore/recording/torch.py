@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..readers.torch_modules import parameters_of
 from ..readers.torch_trace import MODULE_MARK, RUN_MARK, read_trace
 from ..reading import Reading, read_json
-from .workload import Step, bind_step, timed_runs
+from .workload import Step, bind_step, timed_runs, unguarded
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ def record_torch(
     decoder = executor.modules()
     with tempfile.TemporaryDirectory(prefix="trtbench-profile-") as folder:
         written = Path(folder) / "trace.json"
-        with marked_modules(decoder):
+        with marked_modules(decoder), unguarded(executor):
             executor.run()  # the first marked run is not recorded: marks have costs of their own at first
             executor.synchronize()
             profiler = torch.profiler.profile(activities=activities, record_shapes=True)
