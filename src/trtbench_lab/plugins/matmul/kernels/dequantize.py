@@ -28,6 +28,7 @@ def dequantize_kernel(
     cells = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
     inside = (n < N) & (cells < CELLS)
     w = tl.load(w_ptr + n.to(tl.int64) * CELLS + cells, mask=inside, other=0)
+    WIDTH: tl.constexpr = 2 * NIBBLES if NIBBLES > 0 else 1
     if KIND == INT4:
         column = tl.arange(0, 2 * BLOCK_C)[None, :]
         start = tl.program_id(1) * BLOCK_C
@@ -36,7 +37,6 @@ def dequantize_kernel(
             if NIBBLES == 0:
                 k = 8 * (start + column // 2) + i + 4 * (column % 2)
             else:  # a run of 2 · NIBBLES neighbours in each block
-                WIDTH: tl.constexpr = 2 * NIBBLES
                 k = start * 8 + (column // WIDTH) * (4 * WIDTH) + i * WIDTH + column % WIDTH
             _store(pairs, k, n, (n < N) & (k < K), scale_ptr, zero_ptr, dense_ptr, K, GROUP)
     else:

@@ -581,8 +581,6 @@ def tile_kernel(
     CELLS: tl.constexpr = K // 8 if KIND == INT4 else K
     BLOCKS_N: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     SHARE: tl.constexpr = ((CELLS + SPLIT_K * BLOCK_C - 1) // (SPLIT_K * BLOCK_C)) * BLOCK_C
-    if PDL:
-        gdc_launch_dependents()
     block = tl.program_id(0)
     split = tl.program_id(1)
     # Blocks of GROUP_M rows of blocks run together, so that their weights are still in the cache.
@@ -673,6 +671,8 @@ def tile_kernel(
             SWAP,
             STAGES,
         )
+    if PDL:  # not before: the next kernel's programs would take the shared memory of this one's
+        gdc_launch_dependents()
     if SPLIT_K == 1:
         _write(
             acc,

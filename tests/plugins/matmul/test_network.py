@@ -1,0 +1,87 @@
+"""Networks whose linear layers are plugins: the same logits on ONNX Runtime with plugins off and on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from tests.families import tiny
+from tests.families.test_parity import model_of
+from tests.families.test_plugins import CAPACITY, MemorySource, logits_of, plugin_nodes
+
+from trtbench_lab.checkpoint import config_from_source, convert, open_checkpoint
+from trtbench_lab.families import all_families
+from trtbench_lab.network.export import export_onnx
+from trtbench_lab.network.onnx_lint import lint_onnx
+from trtbench_lab.quantization import quantize_checkpoint
+from trtbench_lab.specs import PluginConfig, QuantConfig
+
+CASES = [
+    (None, {"gemm_plugin": "auto"}, "DenseMatMul"),
+    (QuantConfig(quant_algo="W8A16"), {"weight_only_quant_matmul_plugin": "auto"}, "Int8ChannelProduct"),
+    (QuantConfig(quant_algo="W4A16"), {"weight_only_quant_matmul_plugin": "auto"}, "Int4ChannelProduct"),
+    (
+        QuantConfig(quant_algo="W4A16", group_size=32),
+        {"weight_only_groupwise_quant_matmul_plugin": "auto"},
+        "Int4GroupProduct",
+    ),
+    (
+        QuantConfig(quant_algo="W8A16", group_size=32),
+        {"weight_only_groupwise_quant_matmul_plugin": "auto"},
+        "Int8GroupProduct",
+    ),
+]
+OFF = dict.fromkeys(
+    (
+        "gpt_attention_plugin",
+        "gemm_plugin",
+        "weight_only_quant_matmul_plugin",
+        "weight_only_groupwise_quant_matmul_plugin",
+    ),
+    "disable",
+)
+
+
+def as_written() -> onnxruntime.SessionOptions:
+    """Options without fusions: some of them round activations to 8 bits."""
+    options = real_options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+real_options = onnxruntime.SessionOptions
+
+
+@pytest.mark.parametrize(
+    ("name", "quant", "switch", "op_type"),
+    [("llama", *CASES[0]), *(("gpt2", *case) for case in CASES)],
+    ids=["llama-DenseMatMul", *(f"gpt2-{case[2]}" for case in CASES)],
+)
+@torch.no_grad()
+def test_linear_plugins_change_nothing_but_the_nodes(name, quant, switch, op_type, tmp_path: Path, monkeypatch) -> None:
+    family = next(one for one in all_families() if one.name == name)
+    values, tensors, _ = model_of(family)
+    source = MemorySource(values, tensors)
+    if quant is None:
+        convert(source, tmp_path / "checkpoint", config=config_from_source(source, "float32"))
+    else:
+        quantize_checkpoint(source, tmp_path / "checkpoint", quant, dtype="float32")
+    checkpoint = open_checkpoint(tmp_path / "checkpoint")
+    config = checkpoint.config
+    monkeypatch.setattr(onnxruntime, "SessionOptions", as_written)
+    tokens = torch.randint(0, tiny.VOCAB, (2, 9), generator=torch.Generator().manual_seed(3))
+    found = {}
+    for word, plugins in (("off", PluginConfig(**OFF)), ("on", PluginConfig(**{**OFF, **switch}))):
+        path = tmp_path / f"{word}.onnx"
+        export_onnx(config, checkpoint.rank(0), path, capacity=CAPACITY, plugin_config=plugins)
+        # Without the plugin, these small rows are no blocks of INT4 that TensorRT takes.
+        assert word == "off" or lint_onnx(path) == []
+        found[word] = logits_of(path, config, tokens)
+    spread = float(found["off"].max() - found["off"].min())
+    assert float((found["on"] - found["off"]).abs().max()) <= 1e-4 * spread  # float32 in another order of summation
+    assert plugin_nodes(tmp_path / "off.onnx") == []
+    kinds = set(plugin_nodes(tmp_path / "on.onnx"))
+    assert op_type in kinds
+    assert kinds <= {op_type, "DenseMatMulBias"}

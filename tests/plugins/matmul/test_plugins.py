@@ -1,0 +1,156 @@
+"""The matrix plugins in their four forms: reference, kernel in the interpreter, ONNX function, compiled kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from tests.plugins import forms
+
+from trtbench_lab.errors import SpecError
+from trtbench_lab.plugins.frame import Plugin, function_source
+from trtbench_lab.plugins.frame.onnx_form import FUNCTION_VERSION, OPSET, node_attributes
+from trtbench_lab.plugins.matmul.plugins import (
+    FP8_MATMUL,
+    GEMM,
+    INT4_PRODUCTS,
+    INT8_PRODUCTS,
+    ONNX_OF_TORCH,
+    PLUGINS,
+    SMOOTH_QUANT_GEMM,
+    weight_only_plugin,
+)
+from trtbench_lab.plugins.registry import all_plugins
+from trtbench_lab.quantization.weight_only import WeightOnlyScheme
+
+GROUP = 32
+# Sums in another order, of INT4 weights met as 1 + q / 256; in 16 bits one rounding of the result and one of each
+# weight. Relative to the whole.
+BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def inputs(plugin: Plugin, shape: tuple[int, ...], out_features: int, dtype: torch.dtype, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    in_features = shape[-1]
+    grouped = "group_size" in plugin.attributes
+
+    def bytes_(*size: int) -> torch.Tensor:
+        return torch.randint(-128, 128, size, generator=generator, dtype=torch.int8)
+
+    def floats(*size: int) -> torch.Tensor:
+        return torch.rand(*size, generator=generator)
+
+    made = {
+        "x": torch.randn(*shape, generator=generator).to(dtype),
+        "weight": torch.randn(out_features, in_features, generator=generator).to(dtype),
+        "bias": torch.randn(out_features, generator=generator).to(dtype),
+        "scale": (0.01 + floats(out_features, *([in_features // GROUP] if grouped else []))).to(dtype),
+        "zero": torch.randint(-8, 8, (out_features, in_features // GROUP), generator=generator, dtype=torch.int8),
+        "pre_scale": (0.5 + floats(in_features)).to(dtype),
+        "x_scale": 0.01 + 0.01 * floats(*shape[:-1], 1),
+        "weight_scale": 0.01 * floats(out_features),
+        "input_scale": torch.tensor([0.02]),
+    }
+    if plugin in INT8_PRODUCTS.values() or plugin is SMOOTH_QUANT_GEMM:
+        made["weight"] = bytes_(out_features, in_features)
+    elif plugin in INT4_PRODUCTS.values():
+        made["weight"] = bytes_(out_features, in_features // 2)
+    elif plugin is FP8_MATMUL:
+        made["weight"], made["weight_scale"] = made["weight"].to(torch.float8_e4m3fn), torch.tensor([0.5])
+    if plugin is SMOOTH_QUANT_GEMM:
+        made["x"] = bytes_(*shape)
+    attributes = {"group_size": GROUP, "per_token": 1, "output_type": ONNX_OF_TORCH[str(dtype).removeprefix("torch.")]}
+    return [made[name] for name in plugin.inputs], {name: attributes[name] for name in plugin.attributes}
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 64), (1, 96)], ids=str)
+def test_the_kernel_is_the_reference(plugin, dtype, shape):
+    tensors, attributes = inputs(plugin, shape, 19, dtype)
+    (expected,) = forms.by_reference(plugin, tensors, attributes)
+    assert distance(forms.by_kernel(plugin, tensors, attributes)[0], expected) < BOUNDS[dtype]
+    assert torch.equal(forms.by_torch_op(plugin, tensors, attributes)[0], expected)
+
+
+@pytest.mark.parametrize("plugin", [one for one in PLUGINS if one is not FP8_MATMUL], ids=lambda plugin: plugin.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_the_function_is_the_reference(plugin, dtype):
+    tensors, attributes = inputs(plugin, (2, 3, 64), 19, dtype)
+    (expected,) = forms.by_reference(plugin, tensors, attributes)
+    assert distance(forms.by_onnx_function(plugin, tensors, attributes)[0], expected) < BOUNDS[dtype]
+
+
+def test_the_function_of_fp8_is_the_reference():
+    """Its weight is an initializer: NumPy has no such type to feed."""
+    tensors, _ = inputs(FP8_MATMUL, (3, 64), 19, torch.float32)
+    x, weight, input_scale, weight_scale = tensors
+    kind = onnx.TensorProto
+    stored = onnx.helper.make_tensor(
+        "weight", kind.FLOAT8E4M3FN, weight.shape, weight.view(torch.uint8).numpy().tobytes(), raw=True
+    )
+    node = onnx.helper.make_node(
+        FP8_MATMUL.op_type, list(FP8_MATMUL.inputs), ["y"], domain="trtbench", **node_attributes(FP8_MATMUL)
+    )
+    values = {"x": x, "input_scale": input_scale, "weight_scale": weight_scale}
+    graph = onnx.helper.make_graph(
+        [node],
+        "call",
+        [onnx.helper.make_tensor_value_info(name, kind.FLOAT, one.shape) for name, one in values.items()],
+        [onnx.helper.make_tensor_value_info("y", kind.FLOAT, (3, 19))],
+        [stored],
+    )
+    model = onnx.helper.make_model(
+        graph,
+        opset_imports=[onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("trtbench", FUNCTION_VERSION)],
+        functions=[onnx.parser.parse_function(function_source(FP8_MATMUL))],
+        ir_version=11,
+    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {name: one.numpy() for name, one in values.items()})
+    (expected,) = forms.by_reference(FP8_MATMUL, tensors, {})
+    assert distance(torch.from_numpy(np.asarray(found)), expected) < BOUNDS[torch.float32]
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
+def test_the_kernel_compiles_without_a_gpu(plugin):
+    tensors, attributes = inputs(plugin, (4, 128), 64, torch.float16)
+    for tactic in plugin.tactics(attributes)[:1]:
+        compiled = forms.compiled(plugin, tensors, attributes, tactic=tactic)
+        assert compiled.ptx.count(".param .u64") >= len(plugin.inputs) + 1
+        assert compiled.launch.arguments == {"rows": 4}
+
+
+def test_integers_are_summed_exactly():
+    """More than float32 holds: 1024 products of 127 · 127 and one of 1."""
+    x = torch.full((1, 1088), 127, dtype=torch.int8)
+    x[0, 0] = 1
+    weight = torch.full((17, 1088), 127, dtype=torch.int8)
+    weight[:, 0] = 1
+    one = torch.ones(1)
+    for found in (
+        SMOOTH_QUANT_GEMM.launch(x, weight, one.view(1, 1), one, per_token=1, output_type=1),
+        SMOOTH_QUANT_GEMM.launch(x, weight, one, one, per_token=0, output_type=1),
+        SMOOTH_QUANT_GEMM(x, weight, one, one, per_token=0, output_type=1),
+    ):
+        assert torch.equal(found, torch.full((1, 17), float(1087 * 127 * 127 + 1)))
+
+
+def test_which_plugin_multiplies_which_weights():
+    assert weight_only_plugin(WeightOnlyScheme(8), 36).op_type == "Int8ChannelProduct"
+    assert weight_only_plugin(WeightOnlyScheme(4, 32), 64).op_type == "Int4GroupProduct"
+    assert weight_only_plugin(WeightOnlyScheme(4), 36) is None
+    assert all_plugins()["gemm"] is GEMM
+
+
+def test_types_that_do_not_match_are_told():
+    with pytest.raises(SpecError, match="types"):
+        GEMM.launch(torch.zeros(2, 32), torch.zeros(4, 32).half())
