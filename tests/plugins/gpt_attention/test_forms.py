@@ -111,6 +111,7 @@ def test_the_update_function_computes_the_reference(batch: Batch):
 @given(batch=batches())
 @example(batch=make_batch(AttentionShape(4, 2, 16, 16, 16), [(15, 1), (16, 1), (17, 1), (0, 33)], padding_tokens=1))
 @example(batch=make_batch(AttentionShape(4, 1, 16, 16, 0, False, 5), [(40, 3), (0, 0)], dtype=F16, padding_tokens=1))
+@example(batch=make_batch(AttentionShape(2, 1, 16, 45), [(40, 5), (0, 3)], spare_columns=0))  # one piece a row
 def test_the_attention_kernel_computes_the_reference(batch: Batch):
     query, cache = updated(batch)
     inputs, attributes = attention_inputs(batch, query, cache), {**sizes(batch), "window": batch.shape.window}
