@@ -11,20 +11,13 @@ from ..network.node_names import layer_number, module_group
 from ..results import Table
 from ..results.render import format_value
 from .figure import axis, described, empty_figure, escaped, new_figure, scaled_bytes
+from .layer_kinds import EVERYTHING_ELSE, KIND_COLOURS, colour_of, shown_kind, subtitle_of
+from .roofline import roofline
 from .theme import OKABE_ITO, REFERENCE, colours, plotly_graph_objects
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-# Kinds that take most of the time have colours of their own; the rest share a grey.
-_KIND_COLOURS = {
-    "matmul": OKABE_ITO[0],
-    "attention": OKABE_ITO[1],
-    "norm": OKABE_ITO[2],
-    "pointwise": OKABE_ITO[3],
-    "embedding": OKABE_ITO[4],
-    "softmax": OKABE_ITO[5],
-}
 _ROW_PX = 26
 _MOST_ROWS = 40
 _PRECISIONS = ("float32", "tfloat32", "float16", "bfloat16", "float8_e4m3fn", "int8", "int4", "float4_e2m1", "other")
@@ -56,13 +49,13 @@ def time_by_module(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
     if not groups:
         return empty_figure(title, [result], "No times were recorded: run the engine with --profile.", theme=theme)
     shown = _largest([group.name for group in groups], {group.name: group.time_ms or 0.0 for group in groups})
-    figure = new_figure(title, _subtitle(result), theme=theme, height=150 + _ROW_PX * len(shown))
+    figure = new_figure(title, subtitle_of(result), theme=theme, height=150 + _ROW_PX * len(shown))
     go = plotly_graph_objects()
     times: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for layer in result.layers:
-        times[_shown_kind(layer.kind)][module_group(layer.module)] += layer.time_ms or 0.0
+        times[shown_kind(layer.kind)][module_group(layer.module)] += layer.time_ms or 0.0
     total = result.total_ms or 1.0
-    for kind in [kind for kind in (*_KIND_COLOURS, "everything else") if kind in times]:
+    for kind in [kind for kind in (*KIND_COLOURS, EVERYTHING_ELSE) if kind in times]:
         values = [times[kind].get(name, 0.0) for name in shown]
         figure.add_trace(
             go.Bar(
@@ -70,7 +63,7 @@ def time_by_module(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
                 x=values,
                 orientation="h",
                 name=kind,
-                marker={"color": _KIND_COLOURS.get(kind, REFERENCE)},
+                marker={"color": colour_of(kind)},
                 customdata=[100 * value / total for value in values],
                 hovertemplate="%{y}<br>%{x:.4g} ms, %{customdata:.1f} %<extra>" + kind + "</extra>",
             )
@@ -99,14 +92,14 @@ def time_by_type(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
     groups.sort(key=lambda group: -(group.time_ms or 0.0))
     shown, total = groups[:24], result.total_ms or 1.0
     kinds = {layer.type or "unnamed": layer.kind for layer in result.layers}
-    figure = new_figure(title, _subtitle(result), theme=theme, height=150 + _ROW_PX * len(shown))
+    figure = new_figure(title, subtitle_of(result), theme=theme, height=150 + _ROW_PX * len(shown))
     go = plotly_graph_objects()
     figure.add_trace(
         go.Bar(
             y=[escaped(group.name) for group in shown],
             x=[group.time_ms for group in shown],
             orientation="h",
-            marker={"color": [_KIND_COLOURS.get(kinds[group.name], REFERENCE) for group in shown]},
+            marker={"color": [colour_of(kinds[group.name]) for group in shown]},
             text=[f"{100 * (group.time_ms or 0.0) / total:.1f} %, {group.layers} layers" for group in shown],
             textposition="outside",
             cliponaxis=False,
@@ -137,7 +130,7 @@ def precision_map(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
     if not cells:
         return empty_figure(title, [result], "The source does not tell the types of its tensors.", theme=theme)
     rows = list(cells)[:_MOST_ROWS]
-    figure = new_figure(title, _subtitle(result), theme=theme, height=190 + _ROW_PX * len(rows))
+    figure = new_figure(title, subtitle_of(result), theme=theme, height=190 + _ROW_PX * len(rows))
     go = plotly_graph_objects()
     used = [name for name in _PRECISIONS if any(name in row.values() for row in cells.values())]
     for name in used:
@@ -197,7 +190,7 @@ def memory_by_module(result: ExploreResult, *, theme: str = "auto") -> go.Figure
     names = set(_largest([group.name for group in groups], sizes))
     shown = [group for group in groups if group.name in names]
     divisor, unit = scaled_bytes([max(group.weights_bytes, group.activation_bytes) for group in groups])
-    figure = new_figure(title, _subtitle(result), theme=theme, height=160 + 36 * len(shown))
+    figure = new_figure(title, subtitle_of(result), theme=theme, height=160 + 36 * len(shown))
     go = plotly_graph_objects()
     parts = (("weights", "weights_bytes", OKABE_ITO[0]), ("read and written besides", "activation_bytes", OKABE_ITO[4]))
     for label, attribute, colour in parts:
@@ -226,61 +219,6 @@ def memory_by_module(result: ExploreResult, *, theme: str = "auto") -> go.Figure
         "and written in place), so this is traffic and not what lies in memory at one moment."
     )
     return described(figure, caption, Table(("module", f"weights ({unit})", f"tensors ({unit})"), rows))
-
-
-def roofline(result: ExploreResult, *, theme: str = "auto") -> go.Figure:
-    """Each layer's rate of arithmetic over its arithmetic a byte, under what the machine reaches at most."""
-    title = "Roofline"
-    points = [
-        layer for layer in result.layers if layer.time_ms and layer.flops and layer.moved_bytes and layer.flops > 0
-    ]
-    if not points:
-        return empty_figure(title, [result], "Times and sizes of the layers are needed for this figure.", theme=theme)
-    figure = new_figure(title, _subtitle(result), theme=theme, height=520)
-    go = plotly_graph_objects()
-    intensity = {layer.name: (layer.flops or 0) / (layer.moved_bytes or 1) for layer in points}
-    rate = {layer.name: (layer.flops or 0) / (layer.time_ms or 1.0) / 1e6 for layer in points}  # GFLOP/s
-    longest = max(layer.time_ms or 0.0 for layer in points)
-    members: dict[str, list[Layer]] = defaultdict(list)
-    for layer in points:
-        members[_shown_kind(layer.kind)].append(layer)
-    for kind in [kind for kind in (*_KIND_COLOURS, "everything else") if kind in members]:
-        chosen = members[kind]
-        figure.add_trace(
-            go.Scatter(
-                x=[intensity[layer.name] for layer in chosen],
-                y=[rate[layer.name] for layer in chosen],
-                mode="markers",
-                name=kind,
-                marker={"color": _KIND_COLOURS.get(kind, REFERENCE), "size": _sizes(chosen, longest), "opacity": 0.75},
-                text=[escaped(layer.name) for layer in chosen],
-                customdata=[[layer.time_ms, _limit_share(layer, result)] for layer in chosen],
-                hovertemplate="%{text}<br>%{x:.3g} FLOP/byte, %{y:.4g} GFLOP/s<br>%{customdata[0]:.4g} ms"
-                "<br>%{customdata[1]}<extra>" + kind + "</extra>",
-            )
-        )
-    _add_ceilings(figure, result, min(intensity.values()), max(intensity.values()))
-    figure.update_layout(
-        xaxis=axis("floating-point operations a byte moved", type="log", dtick=1),
-        yaxis=axis("GFLOP/s", type="log", dtick=1, exponentformat="power"),
-        showlegend=True,
-        margin={"b": 90},
-    )
-    ceilings = result.ceilings
-    caption = "A point a layer, larger for more time. " + (
-        f"Lines are what this machine reaches ({ceilings.source}): on the slope a layer is bound by reading, on "
-        "the flat by "
-        "arithmetic. Bytes are the least that must move; layers whose data stays in the processor's cache may "
-        "lie above the slope."
-        if ceilings.read_bytes_per_s
-        else "The machine's ceilings are not known for this source; --ceilings GB/S TFLOP/S draws them."
-    )
-    rows = [
-        (layer.name, intensity[layer.name], rate[layer.name], layer.time_ms, _limit_share(layer, result))
-        for layer in points
-    ]
-    columns = ("layer", "FLOP a byte", "GFLOP/s", "time (ms)", "of its ceiling")
-    return described(figure, caption, Table(columns, rows))
 
 
 def engines_by_module(pair: ExplorationPair, *, theme: str = "auto") -> go.Figure:
@@ -342,54 +280,10 @@ def _precisions(result: ExploreResult) -> tuple[dict[str, dict[str, str]], list[
     return dict(cells), columns
 
 
-def _add_ceilings(figure: go.Figure, result: ExploreResult, low: float, high: float) -> None:
-    read, flops = result.ceilings.read_bytes_per_s, result.ceilings.flops_per_s
-    if not read or not flops:
-        return
-    ridge = flops / read
-    go = plotly_graph_objects()
-    xs = [low / 2, ridge, max(high, ridge) * 2]
-    ys = [x * read / 1e9 for x in xs[:2]] + [flops / 1e9]
-    figure.add_trace(
-        go.Scatter(
-            x=xs,
-            y=ys,
-            mode="lines",
-            name="ceilings of this machine",
-            line={"color": REFERENCE, "dash": "dash", "width": 2},
-            hoverinfo="skip",
-        )
-    )
-
-
-def _limit_share(layer: Layer, result: ExploreResult) -> str:
-    """Return how near a layer comes to the ceiling at its place: ``"62 % of the read rate"``."""
-    read, flops = result.ceilings.read_bytes_per_s, result.ceilings.flops_per_s
-    if not read or not flops or not layer.time_ms or not layer.moved_bytes or not layer.flops:
-        return ""
-    by_reading, by_arithmetic = layer.moved_bytes / read * 1e3, layer.flops / flops * 1e3
-    bound = "read rate" if by_reading >= by_arithmetic else "arithmetic rate"
-    return f"{100 * max(by_reading, by_arithmetic) / layer.time_ms:.0f} % of the {bound}"
-
-
-def _sizes(layers: list[Layer], longest: float) -> list[float]:
-    """Return diameters whose circles' areas grow with time; the shortest can still be hit by a pointer."""
-    return [7 + 19 * ((layer.time_ms or 0.0) / longest) ** 0.5 for layer in layers]
-
-
-def _shown_kind(kind: str) -> str:
-    return kind if kind in _KIND_COLOURS else "everything else"
-
-
 def _largest(names: list[str], weight: dict[str, float]) -> list[str]:
     """Return the names with the most weight, as many as fit a figure, in their own order."""
     kept = set(sorted(names, key=lambda name: -weight[name])[:_MOST_ROWS])
     return [name for name in names if name in kept]
-
-
-def _subtitle(result: ExploreResult) -> str:
-    words = [result.name or result.model or result.source, f"[{result.backend}]", result.form, result._what]
-    return " · ".join(word for word in words if word)
 
 
 def _clock(result: ExploreResult) -> str:
