@@ -76,7 +76,9 @@ def keep_top_k(logits: torch.Tensor, top_k: int) -> torch.Tensor:
 
 def keep_top_p(logits: torch.Tensor, top_p: float) -> torch.Tensor:
     """Keep the smallest set of most likely tokens whose probability reaches `top_p`; at least one token a row."""
-    ascending = _sorted(logits)
+    if logits.device.type == "cpu":
+        return torch.cat([_kept_of_row(row, top_p) for row in logits.split(1)])
+    ascending = logits.sort(dim=-1).values
     cumulative = ascending.softmax(dim=-1).cumsum(dim=-1)
     dropped = cumulative <= 1 - top_p
     dropped[:, -1] = False
@@ -89,11 +91,19 @@ def keep_top_p(logits: torch.Tensor, top_p: float) -> torch.Tensor:
     return logits.masked_fill(drops, MINUS_INFINITY)
 
 
-def _sorted(logits: torch.Tensor) -> torch.Tensor:
-    """Each row in ascending order; on the CPU by NumPy, 0.4 ms for 50,257 logits where torch takes 4.5."""
-    if logits.device.type == "cpu":
-        return torch.from_numpy(np.sort(logits.numpy(), axis=-1))
-    return logits.sort(dim=-1).values
+def _kept_of_row(logits: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The same for one row (1, V) on the CPU: NumPy sorts 50,257 logits in 0.25 ms where torch takes 4.5."""
+    row = logits.numpy()
+    ascending = np.sort(row, axis=-1)
+    cumulative = torch.from_numpy(ascending).softmax(dim=-1).cumsum(dim=-1).numpy()[0]
+    # The sums never fall, so those up to 1 - top_p are a beginning of them.
+    num_dropped = min(int(np.searchsorted(cumulative, np.float32(1 - top_p), side="right")), len(cumulative) - 1)
+    drops = row < ascending[0, num_dropped]
+    if np.count_nonzero(drops) != num_dropped:
+        order = logits.sort(dim=-1).indices.numpy()[0]
+        drops = np.zeros_like(drops)
+        drops[0, order[:num_dropped]] = True
+    return torch.from_numpy(np.where(drops, row.dtype.type(MINUS_INFINITY), row))
 
 
 def ban_tokens(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
@@ -266,7 +276,7 @@ class RowSampler:
 
     A draw is a race: token i arrives at time e_i / p_i, with e_i exponential, and the first to arrive wins with
     probability p_i. ``torch.multinomial`` runs this race among all tokens; here, on a CPU, times are only worked out
-    for tokens that top-k and top-p have left in, from the same random numbers.
+    for the few that can win, from the same random numbers.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
@@ -292,8 +302,15 @@ def _race(probabilities: torch.Tensor, generator: torch.Generator) -> int:
     # One uniform a token whether it can win or not, so that the generator moves on as torch's does.
     uniform = torch.rand(len(probabilities), dtype=torch.float64, generator=generator).numpy()
     chances = probabilities.numpy()
-    runners = np.flatnonzero(chances)
-    with np.errstate(divide="ignore"):  # a time of 0 wins, as it does in torch
+    with np.errstate(divide="ignore", invalid="ignore"):  # a time of 0 wins, as it does in torch
+        # A token's time is at least its uniform, so chance / uniform bounds how well it can do: logarithms are only
+        # taken of the few that may beat the one of the highest bound.
+        bounds = chances / uniform
+        best = int(bounds.argmax())
+        reached = chances[best] / np.float32(-np.log1p(-uniform[best]))
+        runners = np.flatnonzero(bounds >= reached * (1 - 1e-5))
+        if not len(runners):  # 0 / 0 at the highest bound
+            runners = np.flatnonzero(chances)
         times = (-np.log1p(-uniform[runners])).astype(np.float32)
         return int(runners[(chances[runners] / times).argmax()])
 
