@@ -203,7 +203,7 @@ def _in_use(path: Path, target: Path) -> FolderInUseError:
     )
 
 
-def digest_of_file(path: Path | str, *, chunk_bytes: int = 1 << 22) -> str:
+def digest_of_file(path: Path | str, *, chunk_bytes: int = 1 << 20) -> str:
     """Return ``"xxh3_128:<hex>"`` of a file's content: a check against damage, not against an adversary.
 
     XXH3 reads faster than a disk delivers (over 10 GB/s), so that verifying on load costs next to nothing.
@@ -211,10 +211,13 @@ def digest_of_file(path: Path | str, *, chunk_bytes: int = 1 << 22) -> str:
     import xxhash
 
     state = xxhash.xxh3_128()
+    # One buffer that stays in the processor's cache: memory of its own for each piece halves the rate.
+    buffer = bytearray(chunk_bytes)
+    view = memoryview(buffer)
     try:
         with open(path, "rb", buffering=0) as handle:
-            while chunk := handle.read(chunk_bytes):
-                state.update(chunk)
+            while count := handle.readinto(buffer):
+                state.update(view[:count])
     except OSError as error:
         raise storage_error(error, path, "read the file") from error
     return f"xxh3_128:{state.hexdigest()}"

@@ -15,9 +15,11 @@ from trtbench_lab.backends.torch.gpu.lowered import LoweredModel
 from trtbench_lab.backends.torch.gpu.step import Chooser, Steps, library_only
 from trtbench_lab.backends.torch.gpu.tuning import ChoiceTable
 
-# ‖logits − Hugging Face's float32‖ ÷ ‖·‖. float32: some hundred sums of rounded products, each 6e-8. float16 and
-# bfloat16 round every activation to 11 and 8 bits: 5e-4 and 4e-3 each, growing with the root of the dozen of them.
-BOUNDS = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+# ‖logits − Hugging Face's float32‖ ÷ ‖·‖. float32: some hundred sums of rounded products, each 6e-8. The 16-bit types
+# round each activation to 11 and 8 bits (5e-4, 4e-3), and these models, whose weights are 15 × as wide as usual so that every
+# token matters, magnify that: the library's own products on a CPU are off by up to 1.3e-2 and 0.15 in ten draws; fresh tokens are drawn
+# in every run, so four times that is allowed in float16 and three times in bfloat16.
+BOUNDS = {torch.float32: 2e-5, torch.float16: 5e-2, torch.bfloat16: 0.45}
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
