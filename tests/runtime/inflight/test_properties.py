@@ -124,7 +124,7 @@ class RunningBatch(RuleBasedStateMachine):
 
 
 RunningBatch.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestRunningBatch = RunningBatch.TestCase
 
@@ -181,7 +181,7 @@ def test_thousands_of_requests_through_a_cache_that_is_far_too_small() -> None:
     assert scheduler.blocks.in_use == 0
     # The test means nothing unless all of this happened, and often.
     assert scheduler.preemptions > 100
-    assert scheduler.blocks.reused_blocks > 500
+    assert scheduler.blocks.reused_blocks > 300
     assert cancelled > 20
 
 
