@@ -11,11 +11,12 @@ import argparse
 import statistics
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
-from gpu_models import hf_model, random_lowered
 
+from gpu_models import hf_model, random_lowered
 from trtbench_lab.backends.torch.gpu.lowered import LoweredModel
 from trtbench_lab.backends.torch.gpu.memory_plan import CachePlan
 from trtbench_lab.backends.torch.gpu.session import FusedSession
@@ -102,7 +103,7 @@ def generate(session: FusedSession, prompts: list[list[int]], new: int, ahead: i
             tickets.append(session.greedy())
         tickets[len(marks)].tokens()
         marks.append(time.perf_counter())
-    gaps = [(b - a) * 1e3 for a, b in zip(marks, marks[1:], strict=False)]
+    gaps = [(b - a) * 1e3 for a, b in pairwise(marks)]
     return (marks[0] - began) * 1e3, gaps
 
 
@@ -138,7 +139,7 @@ def run_row(name: str, row: Row, *, hf: bool, hf_compile: bool, level: int, verb
         print(f"prompt: {row.batch} x {row.prompt} tokens, floor {arithmetic:.1f} ms at {rate / 1e12:,.0f} TFLOP/s; "
               f"{100 * arithmetic / ttft:.0f} % of it reached")  # fmt: skip
     session.close()
-    del session, model
+    del session
     torch.cuda.empty_cache()
     if hf and row.quant is None:
         _run_hf(row, prompts, compiled=False, ours=(itl, ttft))
@@ -165,13 +166,15 @@ def _run_hf(row: Row, prompts: list[list[int]], *, compiled: bool, ours: tuple[f
     first = statistics.median(timed(1) for _ in range(3))
     itl = (whole - first) / (row.new - 1)
     kind = "static cache + compile" if compiled else "eager"
-    print(f"Hugging Face {kind}: ITL {itl:.2f} ms ({itl / ours[0]:.1f} x), TTFT {first:.1f} ms ({first / ours[1]:.1f} x)")
+    print(
+        f"Hugging Face {kind}: ITL {itl:.2f} ms ({itl / ours[0]:.1f} x), TTFT {first:.1f} ms ({first / ours[1]:.1f} x)"
+    )
     del model
     torch.cuda.empty_cache()
 
 
 def run_summarise(*, level: int, articles: int = 20, prompt: int = 900, new: int = 100) -> None:
-    """The summarisation run's shape: 20 articles one at a time, 100 new tokens, Hugging Face's time over the engine's."""
+    """The summarisation run's shape: articles one at a time, 100 new tokens, Hugging Face's time over the engine's."""
     row = Row("gpt2-medium", 1, prompt, new, ">= 15 x")
     print(f"== summarise (goal: {row.goal})")
     model = random_lowered(row.shape, positions=prompt + new)
@@ -196,7 +199,9 @@ def run_summarise(*, level: int, articles: int = 20, prompt: int = 900, new: int
         hf.generate(ids, attention_mask=torch.ones_like(ids), **options)
         torch.cuda.synchronize()
         theirs += (time.perf_counter() - began) if number else 0.0
-    print(f"engine {ours:.2f} s, Hugging Face {theirs:.2f} s: {theirs / ours:.1f} x; {articles * new / ours:,.0f} tokens/s")
+    print(
+        f"engine {ours:.2f} s, Hugging Face {theirs:.2f} s: {theirs / ours:.1f} x; {articles * new / ours:,.0f} tokens/s"
+    )
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from gpu_models import SHAPES
 
+from gpu_models import SHAPES
 from trtbench_lab.checkpoint import expected_tensors
 from trtbench_lab.checkpoint.parts import save_rank
 from trtbench_lab.engine import Engine, build

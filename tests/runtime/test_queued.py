@@ -72,7 +72,9 @@ def test_logits_log_probs_and_the_prompts_own_logits(engines: dict[str, ModelRun
     # Both sum in float32, in another order: 1e-4 of logits around 10.
     assert torch.allclose(ours["generation_logits"], theirs["generation_logits"], atol=1e-3)
     assert torch.allclose(ours["log_probs"], theirs["log_probs"], atol=1e-3)
-    both = [engines[form].generate(PROMPTS, max_new_tokens=2, output_context_logits=True) for form in ("padded", "paged")]
+    both = [
+        engines[form].generate(PROMPTS, max_new_tokens=2, output_context_logits=True) for form in ("padded", "paged")
+    ]
     for one, other in zip(both[0]["context_logits"], both[1]["context_logits"], strict=True):
         assert torch.allclose(one, other, atol=1e-3)
 

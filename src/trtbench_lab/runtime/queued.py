@@ -1,10 +1,10 @@
-"""Generation whose steps wait on the device, not on the host: tokens feed the next step there and are read as they come."""
+"""Generation whose steps queue on the device: tokens feed the next step there and are read as they come."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,9 +13,6 @@ from .loop import RowGeneration, _check_still_ours
 from .request import GenerationRequest
 from .sampling import LogitsPipeline, RowSampler, largest
 from .timing import TokenClock
-
-if TYPE_CHECKING:
-    from .session import Session
 
 QUEUED_STEPS = 4
 """Steps submitted ahead of the one whose tokens are read: enough to cover the host's work between two tokens."""
@@ -44,7 +41,7 @@ class QueuedGeneration(RowGeneration):
         self._kept_probs: list[torch.Tensor] = []
         self._kept_logits: list[torch.Tensor] = []
 
-    session: Session | Any
+    session: Any
 
     def steps(self) -> Iterator[None]:
         """Run; yields after each step."""

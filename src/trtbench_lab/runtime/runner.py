@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 
@@ -57,7 +57,7 @@ class ModelRunner:
         # An engine of the paged form brings a session of its own, which queues steps on the device; what that does not
         # offer (beams, logits of prompts) runs in the padded form, over the same weights.
         self._paged: Any = executor if hasattr(executor, "fused_session") else None
-        padded = executor if self._paged is None else self._paged.padded()
+        padded: Executor = executor if self._paged is None else cast(Any, self._paged).padded()
         self.session = Session(
             padded, prefill_chunk_tokens=min(prefill_chunk_tokens, longest), max_positions=limits.max_seq_len
         )

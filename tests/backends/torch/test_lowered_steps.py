@@ -1,4 +1,4 @@
-"""The lowered steps give Hugging Face's logits: every family, packed prompts in pieces, then decoding, over paged caches."""
+"""The lowered steps give Hugging Face's logits: every family, prompts in pieces, then decoding, over paged caches."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from trtbench_lab.backends.torch.gpu.step import Chooser, Steps, library_only
 from trtbench_lab.backends.torch.gpu.tuning import ChoiceTable
 
 # ‖logits − Hugging Face's float32‖ ÷ ‖·‖. float32: some hundred sums of rounded products, each 6e-8. The 16-bit types
-# round each activation to 11 and 8 bits (5e-4, 4e-3), and these models, whose weights are 15 × as wide as usual so that every
-# token matters, magnify that: the library's own products on a CPU are off by up to 1.3e-2 and 0.15 in ten draws; fresh tokens are drawn
-# in every run, so four times that is allowed in float16 and three times in bfloat16.
+# round each activation to 11 and 8 bits (5e-4, 4e-3), and these models, whose weights are 15 × as wide as usual so that
+# every token matters, magnify that: the library's own products on a CPU are off by up to 1.3e-2 and 0.15 in ten draws.
+# Fresh tokens are drawn in every run, so four times that is allowed in float16 and three times in bfloat16.
 BOUNDS = {torch.float32: 2e-5, torch.float16: 5e-2, torch.bfloat16: 0.45}
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 
@@ -49,7 +49,9 @@ def check_steps(
     order = 1 + torch.randperm(rows * columns, generator=generator).to(torch.int32)  # blocks in no order
     tables = order.view(rows, columns).to(device)
     pools = [
-        torch.full((rows * columns + 1, 2, config.kv_heads, block, config.head_width), 1e4, device=device).to(model.dtype)
+        torch.full((rows * columns + 1, 2, config.kv_heads, block, config.head_width), 1e4, device=device).to(
+            model.dtype
+        )
         for _ in model.layers
     ]
     steps = Steps(model, choose)
@@ -91,7 +93,9 @@ def test_the_kernels_in_the_interpreter(family: str, tmp_path: Path) -> None:
 def test_every_family_and_type_on_a_gpu(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     hf, model = lowered(family, tmp_path, device="cuda", dtype=dtype)
     for block, splits in ((16, 1), (16, 4), (64, 2)):
-        check_steps(hf, model, block=block, splits=splits, choose=ChoiceTable().choose, first=(15, 1, 16), second=(31, 17, 33))
+        check_steps(
+            hf, model, block=block, splits=splits, choose=ChoiceTable().choose, first=(15, 1, 16), second=(31, 17, 33)
+        )
 
 
 @pytest.mark.gpu
@@ -120,9 +124,7 @@ def test_a_quantized_cache_costs_what_its_steps_are(dtype: torch.dtype, device: 
         steps.packed(packed_prompts(tokens, [(0, 12), (0, 9)], tables, model.device), pools, None)
         scratch = decode_scratch(2, steps.heads, DecodeTiles(2, 16), model.device)
         ids, positions = [int(tokens[0, 12]), int(tokens[1, 9])], [12, 9]
-        logits = steps.decode(
-            integers(ids, model.device), integers(positions, model.device), tables, pools, scratch
-        )
+        logits = steps.decode(integers(ids, model.device), integers(positions, model.device), tables, pools, scratch)
     found = distance(logits, torch.stack([theirs[0, 12], theirs[1, 9]]))
     assert 1e-6 < found < (0.1 if dtype == torch.int8 else 0.25)
 

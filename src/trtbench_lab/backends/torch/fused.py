@@ -74,7 +74,7 @@ def resolve_fused(
     else:
         notes.append("Packed input and a paged cache on a CPU run the plugins' plain definitions: right, not fast.")
     if not config.plugin_config.remove_input_padding:
-        notes.append("remove_input_padding: the tokens of prompts are packed all the same; nothing else is slower here.")
+        notes.append("remove_input_padding: the tokens of prompts are packed all the same; nothing is slower here.")
         config = config.replace(plugin_config=config.plugin_config.replace(remove_input_padding=True))
     if quantization.kv_cache_quant_algo is not None:
         notes.append(f"The K/V cache holds {quantization.kv_cache_quant_algo.value}, with the checkpoint's scales.")
@@ -151,7 +151,7 @@ def _try_out(executor: PagedTorchExecutor, rows: list[int]) -> None:
             raise BuildError(
                 "The engine gives logits that are not finite.",
                 where="torch",
-                remedy="The weights overflow the type of the computation: build with compute_dtype float32 or bfloat16.",
+                remedy="The weights overflow what is computed in: build with compute_dtype float32 or bfloat16.",
             )
         session.greedy().tokens()
         if longest > length:

@@ -1,4 +1,4 @@
-"""Runs the decoder over packed tokens and a paged cache, on a CPU or a CUDA device; on a GPU it offers fused sessions."""
+"""Runs the decoder over packed tokens and a paged cache, on a CPU or a CUDA device, and offers fused sessions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of a running batch on an engine with fused steps: a graph for steps that only decode, packed kernels for the rest."""
+"""Steps of a running batch on an engine with fused steps: graphs where all rows decode, packed kernels elsewhere."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The CUDA engine: the decoder lowered to fused steps, one graph a batch bucket, tokens that never wait for the host."""
+"""The CUDA engine: the decoder lowered to fused steps, one graph a batch bucket, tokens queued on the device."""

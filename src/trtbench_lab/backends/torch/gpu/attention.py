@@ -1,4 +1,4 @@
-"""Attention of a step over the paged cache: the fused decode kernel, the prompt's flash attention, and the definition."""
+"""Attention of a step over the paged cache: the fused decode kernel, flash attention, and the definition."""
 
 from __future__ import annotations
 

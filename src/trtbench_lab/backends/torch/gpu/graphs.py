@@ -1,8 +1,8 @@
 """Decode steps as CUDA graphs: one a batch bucket, captured once, over memory whose addresses never change.
 
 A graph replays some 130 kernels with one call; rows of the bucket that no sequence uses stand at position −1 and touch
-nothing. A greedy graph also chooses the token, makes it the next step's input and writes it to pinned host memory, so that
-steps follow one another without the host; the host waits for events only.
+nothing. A greedy graph also chooses the token, makes it the next step's input and writes it to pinned host memory, so
+that steps follow one another without the host; the host waits for events only.
 """
 
 from __future__ import annotations
@@ -60,23 +60,21 @@ class DecodeBucket:
         (RING_STEPS, rows) int32 on the host, pinned where there is a GPU: the tokens of step s in row s % RING_STEPS.
     """
 
-    def __init__(
-        self, steps: Steps, rows: int, columns: int, max_tokens: int, pools: Sequence[torch.Tensor]
-    ) -> None:
+    def __init__(self, steps: Steps, rows: int, columns: int, max_tokens: int, pools: Sequence[torch.Tensor]) -> None:
         device = steps.model.device
-        integers = dict(dtype=torch.int32, device=device)
+        integers: dict[str, Any] = {"dtype": torch.int32, "device": device}
         self.steps, self.rows, self.pools = steps, rows, pools
-        self.ids = torch.zeros(rows, **integers)  # type: ignore[call-overload]
-        self.positions = torch.full((rows,), -1, **integers)  # type: ignore[call-overload]
-        self.tables = torch.zeros(rows, columns, **integers)  # type: ignore[call-overload]
-        self.counters = torch.zeros(rows, **integers)  # type: ignore[call-overload]
+        self.ids = torch.zeros(rows, **integers)
+        self.positions = torch.full((rows,), -1, **integers)
+        self.tables = torch.zeros(rows, columns, **integers)
+        self.counters = torch.zeros(rows, **integers)
         self.chosen = torch.zeros(rows, dtype=torch.int64, device=device)
         self.logits = torch.zeros(rows, steps.model.head.weights.out_features, device=device)
         self.ring = torch.zeros(RING_STEPS, rows, dtype=torch.int32, pin_memory=device.type == "cuda")
         self.scratch: Scratch = steps.scratch(rows, max_tokens)
         self.workspace = Workspace(device)
         self._tops = torch.zeros(rows, ARGMAX_PARTS, device=device)
-        self._places = torch.zeros(rows, ARGMAX_PARTS, **integers)  # type: ignore[call-overload]
+        self._places = torch.zeros(rows, ARGMAX_PARTS, **integers)
         self._graphs: dict[bool, Any] = {}
         # Within a graph nothing but the new token is written in the very step that reads it.
         self._in_graph = False
@@ -92,7 +90,7 @@ class DecodeBucket:
         graph.replay()
 
     def take(self, *, greedy: bool) -> None:
-        """Choose the next tokens from `logits` (greedy) or take them from `chosen`: they become the next step's input."""
+        """Choose tokens from `logits` (greedy) or take them from `chosen`: they become the next step's input."""
         vocab = self.logits.shape[1]
         if not ops.kernels_run_on(self.ids.device.type):
             tokens = self.logits.argmax(dim=1) if greedy else self.chosen
@@ -128,7 +126,7 @@ class DecodeBucket:
         )
 
     def begin(self, positions: torch.Tensor, tables: torch.Tensor) -> None:
-        """Start sequences at `positions` (b,) of their last known token, with block `tables` (b, m); others are empty."""
+        """Start sequences at `positions` (b,) of their last token, with block `tables` (b, m); others are empty."""
         used = positions.shape[0]
         self.positions.fill_(-1)
         self.positions[:used].copy_(positions, non_blocking=True)

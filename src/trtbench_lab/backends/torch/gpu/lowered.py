@@ -1,7 +1,7 @@
 """The decoder lowered for a GPU: each layer as five fused products and one attention, over the decoder's own weights.
 
-The network's modules stay the one definition: what is read here are their tensors, extents and traits, layer by layer, as
-a compiler reads a graph. Tests hold the lowered form equal to the modules.
+The network's modules stay the one definition: what is read here are their tensors, extents and traits, layer by layer,
+as a compiler reads a graph. Tests hold the lowered form equal to the modules.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Product:
     gate
         The other of the pair, or None.
     stacked
-        Both weights of a dense pair in one (2 · out, in), the activated half first, which the library multiplies at once.
+        Both weights of a dense pair in one (2 · out, in), the activated half first: the library multiplies it at once.
     norm_kind
         ``"rms"`` or ``"layer"`` where the product's input is a norm's output, which kernels fuse; None elsewhere.
     """

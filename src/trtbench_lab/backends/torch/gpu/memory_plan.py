@@ -85,8 +85,8 @@ def plan_cache(model: ModelConfig, build: BuildConfig, free_bytes: int, *, conti
     kind = "one piece a sequence" if contiguous else f"{num_blocks} blocks of {size} tokens"
     held = (num_blocks - 1) * size // longest
     sentence = (
-        f"K/V cache: {num_blocks * block_bytes / GIB:.2f} GiB of {str(dtype).removeprefix('torch.')} ({kind}), room for "
-        f"{held} of {rows} sequences of {longest} tokens; budget {budget / GIB:.2f} GiB ({build.kv_cache_memory})."
+        f"K/V cache: {num_blocks * block_bytes / GIB:.2f} GiB of {str(dtype).removeprefix('torch.')} ({kind}), room "
+        f"for {held} of {rows} sequences of {longest} tokens; budget {budget / GIB:.2f} GiB ({build.kv_cache_memory})."
     )
     return CachePlan(size, blocks_per_row, num_blocks, block_bytes, dtype, sentence)
 

@@ -1,7 +1,7 @@
 """The operations of a step around its attention: products with all that is fused to them, norms, embedding.
 
-Where Triton cannot run (a CPU, outside of `interpreted`) every operation takes its library form, which is also what tests
-compare the kernels with.
+Where Triton cannot run (a CPU, outside of `interpreted`) every operation takes its library form, which is also what
+tests compare the kernels with.
 """
 
 from __future__ import annotations
@@ -134,9 +134,7 @@ def linear(
     return y if out is None else out.copy_(y)
 
 
-def _library_product(
-    x: torch.Tensor, product: Product, act: str | None, workspace: Workspace | None
-) -> torch.Tensor:
+def _library_product(x: torch.Tensor, product: Product, act: str | None, workspace: Workspace | None) -> torch.Tensor:
     weights, gate = product.weights, product.gate
     if weights.kind == "dense" and (gate is None or (product.stacked is not None and weights.bias is None)):
         y = F.linear(x, weights.weight if product.stacked is None else product.stacked, weights.bias)

@@ -13,7 +13,7 @@ from .graphs import RING_STEPS, DecodeBucket, bucket_for
 from .memory_plan import CachePlan
 from .step import PackedStep, Steps
 
-# Every product of a prompt of 8,192 tokens runs at the matrix units' full rate; longer pieces take memory and gain none.
+# Products of 8,192 tokens run at the matrix units' full rate; longer pieces take memory and gain nothing.
 PROMPT_TOKENS = 8192
 
 
@@ -123,7 +123,7 @@ class FusedSession:
                 f"The batch needs {sum(needed)} cache blocks of {size} tokens and the pool has "
                 f"{self.plan.num_blocks - 1}.",
                 where="batch_input_ids",
-                remedy="Send fewer or shorter prompts, ask for fewer new tokens, or build with a larger kv_cache_memory.",
+                remedy="Send fewer or shorter prompts, ask for fewer tokens, or build with a larger kv_cache_memory.",
             )
         tables = np.zeros((len(prompts), max(needed)), np.int32)
         first = 1
@@ -132,9 +132,7 @@ class FusedSession:
             first += count
         return tables
 
-    def _pieces(
-        self, prompts: Sequence[Sequence[int]], tables: torch.Tensor
-    ) -> Iterator[tuple[PackedStep, list[int]]]:
+    def _pieces(self, prompts: Sequence[Sequence[int]], tables: torch.Tensor) -> Iterator[tuple[PackedStep, list[int]]]:
         """Cut the packed prompts into steps of at most `chunk_tokens`, with the rows that end in each."""
         spans: list[tuple[int, int, int]] = []
         room = self.chunk_tokens
@@ -254,9 +252,7 @@ class FusedSession:
     def _bucket_of(self, rows: int) -> DecodeBucket:
         size = bucket_for(rows, self.max_rows)
         if size not in self._buckets:
-            self._buckets[size] = DecodeBucket(
-                self.steps, size, self.plan.blocks_per_row, self.max_tokens, self.pools
-            )
+            self._buckets[size] = DecodeBucket(self.steps, size, self.plan.blocks_per_row, self.max_tokens, self.pools)
         return self._buckets[size]
 
     def _current(self) -> DecodeBucket:

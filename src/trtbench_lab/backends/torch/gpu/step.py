@@ -15,7 +15,7 @@ from .kernel_store import KernelStore
 from .lowered import LayerWeights, LoweredModel, Product
 
 Chooser = Callable[[str, Product, int], Choice]
-"""Name of the product (``"qkv"``, ``"dense"``, ``"fc"``, ``"proj"`` or ``"head"``), itself, tokens → how to compute it."""
+"""Name of a product (``"qkv"``, ``"dense"``, ``"fc"``, ``"proj"``, ``"head"``), itself, tokens → how to compute it."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Weights from a file to the GPU at the rate of its link: several threads read into pinned memory and send from there."""
+"""Weights from a file to the GPU at the rate of its link: threads read into pinned memory and send from there."""
 
 from __future__ import annotations
 

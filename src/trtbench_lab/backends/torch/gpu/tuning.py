@@ -1,4 +1,4 @@
-"""Which kernel computes each product: timed on the GPU at build time, kept in ``model.cache``, looked up when running."""
+"""Which kernel computes each product: timed on the GPU at build time, kept in ``model.cache``, looked up to run."""
 
 from __future__ import annotations
 

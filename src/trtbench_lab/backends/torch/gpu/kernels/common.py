@@ -26,7 +26,7 @@ def activation(x, ACT: tl.constexpr):
 
 @triton.jit
 def row_statistics(x, inside, WIDTH: tl.constexpr, eps, NORM: tl.constexpr):
-    """Mean and reciprocal deviation of the rows of x (rows, padded width), float32; `inside` is False in the padding."""
+    """Mean and reciprocal deviation of the rows of float32 x (rows, padded width); `inside` is False in padding."""
     if NORM == 2:
         mean = tl.sum(x, axis=1) / WIDTH
         centred = tl.where(inside, x - mean[:, None], 0.0)

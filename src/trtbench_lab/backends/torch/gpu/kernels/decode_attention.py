@@ -1,8 +1,8 @@
 """Attention of a decode step in one kernel: rotate q and k, append k and v to the cache, attend over splits, combine.
 
-A program takes one sequence, one K/V head with its group of query heads, and one part of the visible keys. The part that
-holds the new token's position writes it to the cache and uses the written (rounded, quantized) value itself. The last
-program of a head to finish combines the parts, in a fixed order, so equal inputs give equal bits.
+A program takes one sequence, one K/V head with its group of query heads, and one part of the visible keys. The part
+that holds the new token's position writes it to the cache and uses the written (rounded, quantized) value itself. The
+last program of a head to finish combines the parts, in a fixed order, so equal inputs give equal bits.
 """
 
 from __future__ import annotations
