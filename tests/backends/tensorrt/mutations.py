@@ -33,16 +33,22 @@ class Mutation:
 
 
 def mutations_of(file: str) -> Iterator[Mutation]:
-    """Yield every mutation of one source file (below the package)."""
+    """Yield two mutations of each use in one source file (below the package): misspelt, and one other slip in turn."""
     source = (SOURCE / file).read_text(encoding="utf-8")
     tree = ast.parse(source)
+    misspelt, *others = _CHANGES
     for number, node in enumerate(nodes_of(tree)):
-        for change in _CHANGES:
+        start = number % len(others)
+        found = 0
+        for change in (misspelt, *others[start:], *others[:start]):
             mutated = copy.deepcopy(tree)
             target = list(nodes_of(mutated))[number]
             if _CHANGES[change](target, _parent(mutated, target)):
                 text = ast.unparse(ast.fix_missing_locations(mutated))
                 yield Mutation(file, node.end_lineno or node.lineno, node.attr, change, text)
+                found += 1
+            if found == 2:
+                break
 
 
 def _parent(tree: ast.AST, target: ast.AST) -> ast.AST | None:
