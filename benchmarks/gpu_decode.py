@@ -169,8 +169,6 @@ def _run_hf(row: Row, prompts: list[list[int]], *, compiled: bool, ours: tuple[f
     print(
         f"Hugging Face {kind}: ITL {itl:.2f} ms ({itl / ours[0]:.1f} x), TTFT {first:.1f} ms ({first / ours[1]:.1f} x)"
     )
-    del model
-    torch.cuda.empty_cache()
 
 
 def run_summarise(*, level: int, articles: int = 20, prompt: int = 900, new: int = 100) -> None:
@@ -200,7 +198,7 @@ def run_summarise(*, level: int, articles: int = 20, prompt: int = 900, new: int
         torch.cuda.synchronize()
         theirs += (time.perf_counter() - began) if number else 0.0
     print(
-        f"engine {ours:.2f} s, Hugging Face {theirs:.2f} s: {theirs / ours:.1f} x; {articles * new / ours:,.0f} tokens/s"
+        f"engine {ours:.2f} s, Hugging Face {theirs:.2f} s: {theirs / ours:.1f} x, {articles * new / ours:,.0f} tok/s"
     )
 
 
