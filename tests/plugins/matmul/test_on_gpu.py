@@ -1,0 +1,39 @@
+"""The matrix kernels on a GPU: the definition's numbers, every element written, and the same bits twice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trtbench_lab.plugins.matmul import Choice, Problem, linear
+from trtbench_lab.plugins.matmul.launch import Workspace
+from trtbench_lab.plugins.matmul.reference import linear_reference
+from trtbench_lab.plugins.matmul.tuning import random_weights
+
+CASES = [
+    (1, "matvec", Choice("matvec", 1, 8, 128)),
+    (3, "slice", Choice("slice", 8, 16, 64, num_warps=4)),
+    (16, "tile", Choice("tile", 16, 64, 128, 4, swap=True, num_stages=4)),
+    (200, "tile", Choice("tile", 128, 128, 64, num_warps=8, num_stages=3)),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("rows", "kernel", "choice"), CASES, ids=[f"{case[1]}-{case[0]}" for case in CASES])
+@pytest.mark.parametrize(("kind", "group_size"), [("dense", None), ("int8", None), ("int4", 128), ("fp8", None)])
+def test_a_kernel_computes_the_definition(rows, kernel, choice, kind, group_size):
+    device = torch.device("cuda")
+    problem = Problem(rows, 1000, 1024, kind, "float16", group_size)
+    generator = torch.Generator(device).manual_seed(rows)
+    weights = random_weights(problem, generator)
+    if kind == "int4" and kernel != "matvec":
+        choice = Choice.from_dict({**choice.to_dict(), "block_c": 16})
+    x = torch.randn(rows, 1024, generator=generator, device=device).half()
+    expected = linear_reference(x, weights, dtype=torch.float64)
+    results = []
+    for pdl in (False, True):
+        out = torch.full((rows, 1000), float("nan"), dtype=torch.float16, device=device)
+        linear(x, weights, out, choice, workspace=Workspace(device), pdl=pdl)
+        results.append(out)
+    assert float((results[0].double() - expected).norm() / expected.norm()) < 1e-3  # one rounding to float16
+    assert torch.equal(*results)
