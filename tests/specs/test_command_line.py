@@ -260,6 +260,7 @@ def _example(option: FlatOption) -> list[str]:
             "request_rate": ["4.5"],
             "goodput": ["ttft:500", "tpot:50"],
             "early_stopping": ["never"],
+            "kv_cache_memory": ["20GiB"],
         }
         return examples.get(option.info.name, ["rouge1"])
     if option.words:
