@@ -32,6 +32,8 @@ def spec_strategy(spec: type[Spec], names: typing.Collection[str] | None = None)
 
 def value_strategy(info: OptionInfo) -> st.SearchStrategy[Any]:
     """Valid values of one field."""
+    if info.name == "kv_cache_memory":
+        return st.sampled_from(("0.5", "1", "20GiB", "512MiB"))
     kind = without_none(info.annotation)
     values = _values(info, kind)
     return st.none() | values if is_optional(info.annotation) else values
