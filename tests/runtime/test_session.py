@@ -200,9 +200,12 @@ def test_caches_grow_from_capacity_to_capacity_and_keep_what_they_hold(hf_model)
         logits = session.decode(tokens)
         capacities.append(session._active.capacity)
     assert capacities == [8] + [16] * 8 + [32] * 5
+    while len(sequences[0]) < session._active.capacity and max(map(len, sequences)) < 32:
+        session.decode(tokens)
+        for ids in sequences:
+            ids.append(0)
     with pytest.raises(RequestError, match=r"full"):
-        for _ in range(20):
-            session.decode(tokens)
+        session.decode(tokens)
 
 
 def test_beams_grow_with_their_prompt(hf_model):

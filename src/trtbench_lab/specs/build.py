@@ -42,11 +42,11 @@ _MEMORY_BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(GiB|MiB|GB|MB|B)?")
 
 
 def memory_budget(text: str) -> str:
-    """Return a share of memory (``"0.9"``) or an amount (``"20GiB"``, ``"512MiB"``) in one spelling, or raise `Unfit`."""
+    """Return a share of memory (``"0.9"``) or an amount (``"20GiB"``) in one spelling, or raise `Unfit`."""
     found = _MEMORY_BUDGET.fullmatch(text.strip())
     if found is None or float(found[1]) <= 0 or (found[2] is None and float(found[1]) > 1):
         raise Unfit(
-            f"cannot be {text!r}", "Give a share above 0 and up to 1, such as 0.9, or an amount such as 20GiB or 512MiB."
+            f"cannot be {text!r}", "Give a share above 0 and up to 1, such as 0.9, or an amount such as 20GiB."
         )
     return f"{found[1]}{found[2] or ''}"
 

@@ -5,7 +5,8 @@ from .entry import Legacy, LegacyTable
 from .making import MAKING
 from .running import BENCH_WORDS, RUNNING
 
-LEGACY: dict[str, LegacyTable] = {**MAKING, "build": BUILD, **RUNNING, "history": {}, "explore": {}, "lint": {}, "doctor": {}}
+_OURS = ("history", "explore", "lint", "doctor")  # verbs that no other tool had
+LEGACY: dict[str, LegacyTable] = {**MAKING, "build": BUILD, **RUNNING, **{verb: {} for verb in _OURS}}
 """Verb → flags, spelled with underscores."""
 
 ENVIRONMENT: dict[str, dict[str, str]] = {"download": {"HF_ENDPOINT": "mirror", "HF_TOKEN": "token"}}
