@@ -45,6 +45,8 @@ def _values(info: OptionInfo, kind: Any) -> st.SearchStrategy[Any]:
         return spec_strategy(kind)
     if typing.get_origin(kind) is dict:
         return _LEVELS if info.name == "goodput" else _SCALINGS
+    if info.name == "ceilings":  # none, or both
+        return st.just(()) | st.tuples(st.floats(0.125, 8192.0), st.floats(0.125, 8192.0))
     if typing.get_origin(kind) is tuple:
         return _tuples(info, typing.get_args(kind))
     if meta.choices is not None:

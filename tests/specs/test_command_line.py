@@ -28,6 +28,8 @@ NEEDED = {
     "compare": ["--engine_dir", "e"],
     "summarize": ["--engine_dir", "e"],
     "bench": ["--engine_dir", "e"],
+    "explore": ["--engine_dir", "e"],
+    "lint": ["--model", "m.onnx"],
     "history": [],
 }
 
@@ -265,6 +267,8 @@ def _example(option: FlatOption) -> list[str]:
         return examples.get(option.info.name, ["rouge1"])
     if option.words:
         return [option.words[0]]
+    if option.info.name == "ceilings":
+        return ["4330", "767"]
     if option.kind in (int, float) or option.kind == tuple[int, ...]:
         return [str(max(1, int(option.meta.minimum or 1)))]
     return ["word"]
