@@ -35,6 +35,8 @@ from trtbench_lab.quantization import quantize_checkpoint
 from trtbench_lab.specs import BuildConfig, ModelConfig, QuantConfig
 
 READ_BYTES = 1_200_000_000
+PAUSE_S = 0.2
+"""Before each side: until then the threads of the one before spin, and would take a core from its prompt."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,7 @@ def main() -> None:
                 rates.append(READ_BYTES / (time.perf_counter() - started))
             ceilings.append(max(rates))
             for side in sides:
+                time.sleep(PAUSE_S)
                 side.run(prompt, args.new)
     report(sides, ceilings, args)
 
