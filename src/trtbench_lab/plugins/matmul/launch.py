@@ -31,7 +31,7 @@ GROUP_M = 8
 """Blocks of rows that run together in a large product."""
 _MODULES = {
     "matvec": "trtbench_lab.plugins.matmul.kernels.matvec",
-    "slice": "trtbench_lab.plugins.matmul.kernels.tile",
+    "slice": "trtbench_lab.plugins.matmul.kernels.slice",
     "tile": "trtbench_lab.plugins.matmul.kernels.tile",
 }
 
