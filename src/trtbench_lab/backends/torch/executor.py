@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from ...errors import EngineError
 from ...network.decoder import Decoder
-from ...network.signature import signature
+from ...network.signature import TensorSpec, signature
 from ...specs import ModelConfig
 from ..bindings import Bindings
 
+AnyDecoder = TypeVar("AnyDecoder", bound=Decoder)
 
-class TorchExecutor:
-    """See `backends.protocol.Executor`.
+
+class DecoderExecutor(ABC, Generic[AnyDecoder]):
+    """What executors over the decoder's modules have in common: see `backends.protocol.Executor`.
 
     Parameters
     ----------
@@ -23,24 +26,35 @@ class TorchExecutor:
         With its weights on `device`.
     config
         The model as its checkpoint has it, with this rank's mapping.
-    device, dtype
-        Where it runs, and the type of the computation.
+    device
+        Where it runs.
+    io, bindings
+        What the engine binds, and what holds it.
     weights_bytes
         Size of the weights, for `memory`.
     """
 
     backend = "torch"
+    _smaller = "Use a smaller batch or a shorter prompt, or prefill in chunks."
+    """What to do when the device runs out of memory."""
 
-    def __init__(self, decoder: Decoder, config: ModelConfig, device: torch.device, dtype: str, *, weights_bytes: int):
+    def __init__(
+        self,
+        decoder: AnyDecoder,
+        config: ModelConfig,
+        device: torch.device,
+        io: tuple[TensorSpec, ...],
+        bindings: Bindings,
+        *,
+        weights_bytes: int,
+    ):
         self.device = device
         self.config = config
-        self.io = signature(config, config.mapping, dtype)
+        self.io = io
         self.guards_writes = True
-        self._decoder: Decoder | None = decoder.eval()
-        self._bindings = Bindings(self.io, device, max_positions=decoder.max_positions, vocab_size=config.vocab_size)
-        self._caches = [spec.name for spec in self.io if spec.name.startswith("past_")]
-        self._first = next(spec.name for spec in self.io)
-        self._output = next(spec.name for spec in self.io if spec.mode == "output")
+        self._decoder: AnyDecoder | None = decoder.eval()
+        self._bindings = bindings
+        self._output = next(spec.name for spec in io if spec.mode == "output")
         self._weights_bytes = weights_bytes
 
     def bind(self, name: str, tensor: torch.Tensor) -> None:
@@ -54,23 +68,14 @@ class TorchExecutor:
         self._bindings.sizes()
         if self.guards_writes:
             self._bindings.guard()
-        tensors = self._bindings.tensors
         on_stream = nullcontext() if stream is None or self.device.type == "cpu" else torch.cuda.stream(stream)
         try:
             with torch.inference_mode(), on_stream:
-                result, _ = decoder(
-                    tensors[self._first],
-                    tensors["write_indices"],
-                    tensors.get("logit_indices"),
-                    [tensors[name] for name in self._caches],
-                )
-                tensors[self._output].copy_(result)
+                tensors = self._bindings.tensors
+                tensors[self._output].copy_(self._forward(decoder, tensors))
         except torch.OutOfMemoryError as error:
             raise EngineError(
-                "The device ran out of memory.",
-                where=str(self.device),
-                remedy="Use a smaller batch or a shorter prompt, or prefill in chunks.",
-                details=str(error),
+                "The device ran out of memory.", where=str(self.device), remedy=self._smaller, details=str(error)
             ) from error
         except RuntimeError as error:
             raise EngineError(
@@ -87,8 +92,7 @@ class TorchExecutor:
 
     def memory(self) -> dict[str, int]:
         """Return the bytes of the weights and of the caches now bound, and on CUDA what the allocator holds."""
-        cache = sum(tensor.nbytes for name, tensor in self._bindings.tensors.items() if name.startswith("past_"))
-        found = {"weights_bytes": self._weights_bytes, "cache_bytes": cache}
+        found = {"weights_bytes": self._weights_bytes, "cache_bytes": self._cache_bytes()}
         if self.device.type == "cuda":
             found["allocated_bytes"] = torch.cuda.memory_allocated(self.device)
             found["peak_allocated_bytes"] = torch.cuda.max_memory_allocated(self.device)
@@ -103,9 +107,48 @@ class TorchExecutor:
         self._decoder = None
         self._bindings.clear()
 
-    def _open_decoder(self) -> Decoder:
+    @abstractmethod
+    def _forward(self, decoder: AnyDecoder, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Run the decoder over the bound tensors and return its result."""
+
+    @abstractmethod
+    def _cache_bytes(self) -> int:
+        """Bytes of the caches now bound."""
+
+    def _open_decoder(self) -> AnyDecoder:
         if self._decoder is None:
             raise EngineError(
                 "The engine is closed.", where=self.backend, remedy="Load it again with Engine.executor()."
             )
         return self._decoder
+
+
+class TorchExecutor(DecoderExecutor[Decoder]):
+    """The padded form.
+
+    Parameters
+    ----------
+    decoder, config, device, weights_bytes
+        See `DecoderExecutor`.
+    dtype
+        Type of the computation.
+    """
+
+    def __init__(self, decoder: Decoder, config: ModelConfig, device: torch.device, dtype: str, *, weights_bytes: int):
+        io = signature(config, config.mapping, dtype)
+        bindings = Bindings(io, device, max_positions=decoder.max_positions, vocab_size=config.vocab_size)
+        super().__init__(decoder, config, device, io, bindings, weights_bytes=weights_bytes)
+        self._caches = [spec.name for spec in io if spec.name.startswith("past_")]
+        self._first = next(spec.name for spec in io)
+
+    def _forward(self, decoder: Decoder, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        result, _ = decoder(
+            tensors[self._first],
+            tensors["write_indices"],
+            tensors.get("logit_indices"),
+            [tensors[name] for name in self._caches],
+        )
+        return result
+
+    def _cache_bytes(self) -> int:
+        return sum(tensor.nbytes for name, tensor in self._bindings.tensors.items() if name.startswith("past_"))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import Any
-
 import torch
 
-from ...errors import EngineError
 from ...network.decoder import Decoder
 from ...network.loading import assign_tensors
 from ...network.paged import PagedDecoder
 from ...network.signature import paged_signature
 from ...specs import BuildConfig, ModelConfig
 from ..paged_bindings import PagedBindings
-from .executor import TorchExecutor
+from .executor import DecoderExecutor, TorchExecutor
 from .gpu.kernel_store import KernelStore
 from .gpu.lowered import LoweredModel, lower
 from .gpu.memory_plan import CachePlan, plan_cache
@@ -25,8 +21,8 @@ from .gpu.tuning import ChoiceTable
 _INDICES = ("position_ids", "token_rows", "query_starts", "kv_lengths", "block_tables")
 
 
-class PagedTorchExecutor:
-    """See `backends.protocol.Executor`; the tensors are those of the paged form.
+class PagedTorchExecutor(DecoderExecutor[PagedDecoder]):
+    """The paged form, and sessions of fused steps over it.
 
     Parameters
     ----------
@@ -46,7 +42,7 @@ class PagedTorchExecutor:
         Kernels that were compiled with the engine.
     """
 
-    backend = "torch"
+    _smaller = "Use a smaller batch, shorter pieces of prompts (max_num_tokens), or a smaller kv_cache_memory."
 
     def __init__(
         self,
@@ -60,86 +56,37 @@ class PagedTorchExecutor:
         table: ChoiceTable,
         store: KernelStore,
     ):
-        self.device, self.config, self.build_config = device, config, build_config
         form = decoder.form
-        self.io = paged_signature(
+        io = paged_signature(
             config, config.mapping, dtype, tokens_per_block=form.tokens_per_block, cache_dtype=form.cache_dtype
         )
-        self.guards_writes = True
-        self._decoder: PagedDecoder | None = decoder.eval()
-        self._bindings = PagedBindings(
-            self.io, device, max_positions=decoder.max_positions, vocab_size=config.vocab_size
-        )
-        self._pools = [spec.name for spec in self.io if spec.name.startswith("kv_cache_") and spec.mode == "input"]
-        self._output = next(spec.name for spec in self.io if spec.mode == "output")
-        self._weights_bytes = weights_bytes
+        bindings = PagedBindings(io, device, max_positions=decoder.max_positions, vocab_size=config.vocab_size)
+        super().__init__(decoder, config, device, io, bindings, weights_bytes=weights_bytes)
+        self.build_config = build_config
+        self._pools = [spec.name for spec in io if spec.name.startswith("kv_cache_") and spec.mode == "input"]
         self._table, self._store = table, store
         self._lowered: LoweredModel | None = None
         self._session: FusedSession | None = None
 
-    # ---- the protocol -----------------------------------------------------------------------------------------
-
-    def bind(self, name: str, tensor: torch.Tensor) -> None:
-        """Bind a tensor on the engine's device; see the protocol."""
-        self._open_decoder()
-        self._bindings.bind(name, tensor)
-
-    def run(self, stream: Any | None = None) -> None:
-        """Run once over what is bound; on CUDA the work is queued on `stream` (a `torch.cuda.Stream`)."""
-        decoder = self._open_decoder()
-        self._bindings.sizes()
-        tensors = self._bindings.tensors
-        if self.guards_writes:
-            self._bindings.guard()
-        on_stream = nullcontext() if stream is None or self.device.type == "cpu" else torch.cuda.stream(stream)
-        try:
-            with torch.inference_mode(), on_stream:
-                result, _ = decoder(
-                    tensors["input_ids"],
-                    *(tensors[name] for name in _INDICES),
-                    tensors["logit_indices"],
-                    [tensors[name] for name in self._pools],
-                )
-                tensors[self._output].copy_(result)
-        except torch.OutOfMemoryError as error:
-            raise EngineError(
-                "The device ran out of memory.",
-                where=str(self.device),
-                remedy="Use a smaller batch, shorter pieces of prompts (max_num_tokens), or a smaller kv_cache_memory.",
-                details=str(error),
-            ) from error
-        except RuntimeError as error:
-            raise EngineError(
-                "PyTorch failed while running the engine.",
-                where=str(self.device),
-                remedy="Look at the details; a request within the engine's limits should never come here.",
-                details=f"{type(error).__name__}: {error}",
-            ) from error
-
-    def synchronize(self) -> None:
-        """Wait until the device has finished."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def memory(self) -> dict[str, int]:
-        """Return the bytes of the weights and of the pools now bound, and on CUDA what the allocator holds."""
-        bound = {t.data_ptr(): t.nbytes for n, t in self._bindings.tensors.items() if n.startswith("kv_cache_")}
-        found = {"weights_bytes": self._weights_bytes, "cache_bytes": sum(bound.values())}
-        if self.device.type == "cuda":
-            found["allocated_bytes"] = torch.cuda.memory_allocated(self.device)
-            found["peak_allocated_bytes"] = torch.cuda.max_memory_allocated(self.device)
-        return found
-
-    def modules(self) -> Decoder:
-        """Return the decoder that runs, for whoever looks into its modules."""
-        return self._open_decoder()
-
     def close(self) -> None:
         """Free the weights, the pool, the graphs and everything bound."""
-        if self._session is not None:
-            self._session.close()
-        self._decoder = self._lowered = self._session = None
-        self._bindings.clear()
+        self.drop_session()
+        self._lowered = None
+        super().close()
+
+    def _forward(self, decoder: PagedDecoder, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        result, _ = decoder(
+            tensors["input_ids"],
+            *(tensors[name] for name in _INDICES),
+            tensors["logit_indices"],
+            [tensors[name] for name in self._pools],
+        )
+        return result
+
+    def _cache_bytes(self) -> int:
+        # An output is bound to its input's memory: it counts once.
+        bound = {t.data_ptr(): t.nbytes for n, t in self._bindings.tensors.items() if n.startswith("kv_cache_")}
+        return sum(bound.values())
 
     # ---- the fast way ------------------------------------------------------------------------------------------
 
@@ -204,10 +151,3 @@ class PagedTorchExecutor:
         dtype = next(spec.dtype for spec in self.io if spec.name == "logits")
         dtype = self.build_config.compute_dtype if self.build_config.compute_dtype != "auto" else dtype
         return TorchExecutor(plain, config, self.device, dtype, weights_bytes=self._weights_bytes)
-
-    def _open_decoder(self) -> PagedDecoder:
-        if self._decoder is None:
-            raise EngineError(
-                "The engine is closed.", where=self.backend, remedy="Load it again with Engine.executor()."
-            )
-        return self._decoder
