@@ -17,7 +17,7 @@ import torch
 
 from ..errors import QuantizationError
 from .inputs import LayerInputs
-from .weight_only import WeightOnlyScheme, pack_int4
+from .weight_only import WeightOnlyScheme, dequantize, pack_int4
 
 BLOCK_COLUMNS = 128
 DAMPING = 0.01
@@ -43,14 +43,7 @@ class GptqWeight:
 
     def dense(self, scheme: WeightOnlyScheme) -> torch.Tensor:
         """Return the weight (out, in) float32 that the integers stand for."""
-        from .weight_only import unpack_int4
-
-        integers = self.packed if scheme.bits == 8 else unpack_int4(self.packed)
-        grouped = integers.view(len(integers), self.scales.shape[1], -1).float()
-        dense = grouped * self.scales.float()[..., None]
-        if self.zeros is not None:
-            dense = dense + self.zeros.float()[..., None]
-        return dense.view_as(integers)
+        return dequantize(self.packed, self.scales, scheme, zeros=self.zeros, dtype=torch.float32)
 
 
 def gptq(

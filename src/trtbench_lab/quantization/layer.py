@@ -9,11 +9,13 @@ import torch
 from ..errors import QuantizationError
 from ..specs import QuantAlgo, QuantConfig
 from .awq import awq
+from .fp8 import LARGEST as FP8_LARGEST
 from .fp8 import fp8_inputs_step, fp8_weight
 from .gptq import gptq
 from .inputs import LayerInputs
-from .reference import layer_output
+from .reference import dense_weight, layer_output
 from .report import LayerError
+from .smoothquant import LARGEST as INT8_LARGEST
 from .smoothquant import activation_step, integer_weight
 from .weight_only import WeightOnlyScheme, quantize
 
@@ -101,8 +103,6 @@ def layer_error(
     folded
         SmoothQuant factors that the norm before the layer takes out of its inputs.
     """
-    from .reference import dense_weight
-
     sample = inputs.sample
     given = sample if folded is None else sample / folded
     wanted = sample @ weight.float().t()
@@ -120,7 +120,7 @@ def layer_error(
     step = tensors.get("act_scale", tensors.get("activation_scaling_factor"))
     saturated = 0.0
     if step is not None:
-        limit = float(step) * (127.5 if algo.is_smoothquant else 448.0)
+        limit = float(step) * (INT8_LARGEST + 0.5 if algo.is_smoothquant else FP8_LARGEST)
         shown = given * undo.float() if undo is not None else given
         shown = shown / tensors["smoother"] if "smoother" in tensors else shown
         saturated = float((shown.abs() > limit).float().mean())

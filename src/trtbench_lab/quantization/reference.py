@@ -10,7 +10,7 @@ from ..errors import QuantizationError
 from ..specs import QuantAlgo, QuantConfig
 from .fp8 import fp8_product, rounded_to_fp8
 from .smoothquant import integer_product
-from .weight_only import WeightOnlyScheme, dequantize, unpack_int4
+from .weight_only import WeightOnlyScheme, dequantize
 
 
 def layer_output(x: torch.Tensor, tensors: Mapping[str, torch.Tensor], algo: QuantAlgo) -> torch.Tensor:
@@ -58,11 +58,7 @@ def dense_weight(tensors: Mapping[str, torch.Tensor], algo: QuantAlgo) -> torch.
     in_features = packed.shape[1] * (1 if algo.weight_bits == 8 else 2)
     group = None if scales.ndim == 1 else in_features // scales.shape[1]
     scheme = WeightOnlyScheme(algo.weight_bits, group)
-    if "zero" not in tensors:
-        return dequantize(packed, scales, scheme, dtype=torch.float32)
-    integers = packed if algo.weight_bits == 8 else unpack_int4(packed)
-    grouped = integers.view(len(packed), -1, in_features // scales.shape[1]).float()
-    return (grouped * scales.float()[..., None] + tensors["zero"].float()[..., None]).view(len(packed), in_features)
+    return dequantize(packed, scales, scheme, zeros=tensors.get("zero"), dtype=torch.float32)
 
 
 def needs_calibration(config: QuantConfig) -> bool:

@@ -147,17 +147,26 @@ def quantize(
 
 
 def dequantize(
-    packed: torch.Tensor, scales: torch.Tensor, scheme: WeightOnlyScheme, *, dtype: torch.dtype | None = None
+    packed: torch.Tensor,
+    scales: torch.Tensor,
+    scheme: WeightOnlyScheme,
+    *,
+    zeros: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Return the weight (out_features, in_features) that packed integers and scales stand for.
 
-    `dtype` is the type of the product; None takes that of the scales.
+    `zeros`, of the scales' shape, are added to the product (GPTQ). `dtype` is the type of the product; None takes that
+    of the scales.
     """
     dtype = dtype or scales.dtype
     integers = packed if scheme.bits == 8 else unpack_int4(packed)
     out_features, in_features = integers.shape
     grouped = integers.view(out_features, -1, scheme.group_size or in_features).to(dtype)
-    return (grouped * scales.to(dtype).view(out_features, -1, 1)).view(out_features, in_features)
+    dense = grouped * scales.to(dtype).view(out_features, -1, 1)
+    if zeros is not None:
+        dense = dense + zeros.to(dtype).view(out_features, -1, 1)
+    return dense.view(out_features, in_features)
 
 
 def pack_int4(integers: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .shape import FP8_MAX, AttentionShape
+from ...quantization.fp8 import rounded_to_fp8
+from .shape import AttentionShape
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
@@ -35,7 +36,7 @@ def store_as(x: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.
     if dtype == torch.int8:
         return (x / scale).round().clamp(-128, 127).to(dtype)
     if dtype == torch.float8_e4m3fn:
-        return (x / scale).clamp(-FP8_MAX, FP8_MAX).to(dtype)
+        return rounded_to_fp8(x / scale)
     return x.to(dtype)
 
 

@@ -10,7 +10,6 @@ from ...errors import SpecError
 
 CACHE_KINDS = {"int8": 1, "float8_e4m3fn": 2}
 """Types of a cache that is quantized, and their number in the kernels; all others hold what is computed."""
-FP8_MAX = 448.0
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from ...quantization.fp8 import rounded_to_fp8
 from ...quantization.weight_only import unpack_int4
 from .weights import LinearWeights
 
 if TYPE_CHECKING:
     from .launch import Norm
-
-FP8_MAX = 448.0
-"""Largest number of float8_e4m3fn."""
 
 
 def linear_reference(
@@ -77,7 +75,7 @@ def dequantized(weights: LinearWeights, dtype: torch.dtype) -> torch.Tensor:
 
 def to_fp8(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Round ``x / scale`` to float8_e4m3fn; what lies beyond its range takes the largest number."""
-    return (x.float() / scale.float()).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
+    return rounded_to_fp8(x.float() / scale.float())
 
 
 def normalize(x: torch.Tensor, norm: Norm) -> torch.Tensor:
