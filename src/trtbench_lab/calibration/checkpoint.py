@@ -18,7 +18,6 @@ from ..checkpoint.writer import CheckpointWriter, checkpoint_writer
 from ..errors import QuantizationError
 from ..progress import ProgressSink, phase
 from ..quantization.checkpoint import open_model, quantize_checkpoint, quantized_config, whole_reader, write_whole
-from ..quantization.inputs import LayerInputs
 from ..quantization.kv_cache import cache_step
 from ..quantization.layer import layer_error, quantized_layer
 from ..quantization.reference import needs_calibration
@@ -186,7 +185,7 @@ class _Layer:
             if not modules or any(quant.excludes(module) for module in modules):
                 continue
             weights = [self.layer.weights[f"{module}.weight"].to(self.device) for module in modules]
-            factors = smoothing_factors(self._inputs(modules[0]), weights, quant.smoothquant_val)
+            factors = smoothing_factors(self.layer.inputs[modules[0]], weights, quant.smoothquant_val)
             prefix = f"transformer.layers.{self.layer.number}.{norm}"
             for kind in ("weight", "bias"):
                 name = f"{prefix}.{kind}"
@@ -195,9 +194,6 @@ class _Layer:
                     self.tensors[name] = folded.to(self.tensors[name].dtype)
             found.update(dict.fromkeys(modules, factors))
         return found
-
-    def _inputs(self, module: str) -> LayerInputs:
-        return self.layer.inputs[module]
 
 
 def _write_all(writer: CheckpointWriter, held: list[WholeTensor], tensors: MappingOf[str, torch.Tensor]) -> None:

@@ -80,7 +80,7 @@ def calibrated_layers(
         hidden = _embedded(plain, tensors, read, token_ids)
         for number in range(plain.num_hidden_layers):
             prefix = f"transformer.layers.{number}."
-            weights = {name: _wide(read(tensor)) for name, tensor in tensors.items() if name.startswith(prefix)}
+            weights = {name: read(tensor).float() for name, tensor in tensors.items() if name.startswith(prefix)}
             assign_tensors(
                 decoder, {name.replace(f".{number}.", ".0.", 1): w.to(device) for name, w in weights.items()}
             )
@@ -168,15 +168,11 @@ def _head(
     with torch.device("meta"):
         norm = Decoder(config.replace(num_hidden_layers=2), Mapping(pp_size=2, rank=1), num_layers=0).transformer.ln_f
     name = "transformer.ln_f."
-    norms = {key.removeprefix(name): _wide(read(tensor)) for key, tensor in tensors.items() if key.startswith(name)}
+    norms = {key.removeprefix(name): read(tensor).float() for key, tensor in tensors.items() if key.startswith(name)}
     assign_tensors(norm, {kind: tensor.to(device) for kind, tensor in norms.items()})
     num_tokens = hidden.shape[0] * hidden.shape[1]
     inputs = LayerInputs(config.hidden_size, "lm_head", num_tokens=num_tokens, with_gram=with_gram, device=device)
     for row in hidden:
         inputs.add(norm(row.to(device)))
     source = tensors.get("lm_head.weight", tensors["transformer.vocab_embedding.weight"])
-    return CalibratedLayer(None, {"lm_head.weight": _wide(read(source))}, {"lm_head": inputs})
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float()
+    return CalibratedLayer(None, {"lm_head.weight": read(source).float()}, {"lm_head": inputs})

@@ -43,7 +43,7 @@ def tokens_for(
 
     name = asked.calib_dataset
     if texts is None:
-        texts = _demo_texts()
+        texts = demo_texts()
     elif name == CalibrationConfig().calib_dataset:
         name = "texts"
     tokenizer = load_tokenizer(source.directory, trust_remote_code=trust_remote_code)
@@ -54,8 +54,9 @@ def tokens_for(
     )
 
 
-def _demo_texts() -> list[str]:
+def demo_texts(split: str = "validation") -> list[str]:
+    """Return one text a record of a shipped split of the demo corpus: the article and its highlights."""
     from ..demo import demo_corpus_path
     from ..demo.corpus import read_records
 
-    return [f"{record['article']}\n{record['highlights']}" for record in read_records(demo_corpus_path("validation"))]
+    return [f"{record['article']}\n{record['highlights']}" for record in read_records(demo_corpus_path(split))]

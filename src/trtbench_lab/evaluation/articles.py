@@ -121,9 +121,9 @@ def load_texts(path: str | Path | None = None, *, split: str = "validation") -> 
         For a missing or unreadable file, or records without any of these fields.
     """
     if path is None:
-        from ..demo import demo_corpus_path
+        from ..calibration.text import demo_texts
 
-        path = demo_corpus_path(split)
+        return demo_texts(split)
     source = Path(path).expanduser()
     if source.suffix.lower() == ".txt" and source.is_file():
         try:

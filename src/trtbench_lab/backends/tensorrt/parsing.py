@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import BuildError
+from ...network.node_names import module_of_node
 from ...network.referenced import ReferencedNetwork
 from .bindings_check import created
 
@@ -71,10 +72,7 @@ def described_fault(parser_fault: Any) -> str:
 
 def module_of(name: str) -> str:
     """Return the module of ours that a node (``module/Op_2``) or a weight (``module.weight``) belongs to."""
-    module, slash, _ = name.partition("/")
-    if slash:
-        return module
-    return name.partition(":")[0].rpartition(".")[0] or name
+    return module_of_node(name) or name
 
 
 def debug_nodes(node_names: list[str]) -> dict[str, str]:
