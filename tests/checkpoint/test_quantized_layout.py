@@ -49,6 +49,18 @@ def layer_tensors(**quantization: Any) -> dict[str, tuple[tuple[int, ...], str]]
              "zero": ((64, 2), "float16")},
         ),
         (
+            {"quant_algo": "W8A16", "has_zero_point": True, **GROUPS},
+            {"weight": ((48, 64), "int8"), "weights_scaling_factor": ((48, 2), "float16"),
+             "zero": ((48, 2), "float16")},
+            {"weight": ((64, 64), "int8"), "weights_scaling_factor": ((64, 2), "float16"),
+             "zero": ((64, 2), "float16")},
+        ),
+        (
+            {"quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"},
+            {"weight": ((48, 64), "float8_e4m3fn"), "per_channel_scale": ((48,), "float32")},
+            {"weight": ((64, 64), "float8_e4m3fn"), "per_channel_scale": ((64,), "float32")},
+        ),
+        (
             {"quant_algo": "FP8"},
             {"weight": ((48, 64), "float8_e4m3fn"), "weights_scaling_factor": ((1,), "float32"),
              "activation_scaling_factor": ((1,), "float32")},

@@ -51,3 +51,21 @@ def test_cache_steps_by_hand():
     assert cache_step(12.7, QuantAlgo.INT8) == 12.7 / 127
     assert cache_step(44.8, QuantAlgo.FP8) == 44.8 / 448
     assert cache_step(0.0, QuantAlgo.INT8) == 1.0
+
+
+def test_steps_by_output_and_by_token_are_those_of_each_row():
+    draw = torch.Generator().manual_seed(2)
+    weight, x = torch.randn(6, 32, generator=draw), torch.randn(2, 3, 32, generator=draw)
+    weight[2] *= 100  # one step for all outputs would leave little of the others
+    x[0, 1] = 0
+    steps = weight.abs().amax(1) / LARGEST
+    rounded = rounded_to_fp8(weight / steps[:, None])
+    got = fp8_product(x, rounded, steps)
+    for row in range(2):
+        for token in range(3):
+            one = x[row, token]
+            step = torch.clamp(one.abs().max() / LARGEST, min=1e-30).reshape(1)
+            for output in range(6):
+                alone = fp8_product(one, rounded[output : output + 1], steps[output : output + 1], step)
+                torch.testing.assert_close(got[row, token, output], alone[0], rtol=1e-6, atol=1e-7)
+    assert not got[0, 1].any()

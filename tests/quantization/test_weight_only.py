@@ -13,6 +13,7 @@ from trtbench_lab.errors import QuantizationError
 from trtbench_lab.quantization.weight_only import (
     WeightOnlyScheme,
     dequantize,
+    integer_zero_points,
     pack_int4,
     quantize,
     scheme_from_config,
@@ -155,3 +156,26 @@ def test_schemes_of_configurations():
     assert scheme_from_config(QuantConfig(quant_algo="W4A16", group_size=64)) == WeightOnlyScheme(4, 64)
     with pytest.raises(QuantizationError, match="'FP8' cannot be executed"):
         scheme_from_config(QuantConfig(quant_algo="FP8"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([torch.float16, torch.bfloat16, torch.float32]),
+    st.floats(1e-4, 1.0),
+    st.sampled_from([4, 8]),
+    st.data(),
+)
+def test_zero_points_survive_the_rounding_of_their_product(
+    dtype: torch.dtype, scale: float, bits: int, data: st.DataObject
+):
+    half = 2 ** (bits - 1)
+    scales = torch.tensor([[scale]]).to(dtype)
+    zero = data.draw(st.integers(-half, half + 1))
+    integer = data.draw(st.integers(-half, half - 1))
+    stored = (-zero * scales.float()).to(dtype)
+    assert integer_zero_points(stored, scales).item() == zero
+    pair = torch.tensor([[integer, 0]], dtype=torch.int8)
+    packed = pair if bits == 8 else pack_int4(pair)
+    got = dequantize(packed, scales, WeightOnlyScheme(bits), zeros=stored)
+    exact = torch.tensor((integer - zero) * float(scales.double()), dtype=torch.float64)
+    assert got[0, 0] == exact.to(dtype)

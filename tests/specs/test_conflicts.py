@@ -249,8 +249,14 @@ BROKEN: dict[str, tuple[list[Spec], Gpu | None, str, dict[str, object] | None]] 
     "zero points outside GPTQ": (
         [QuantConfig(quant_algo="W8A16", has_zero_point=True)],
         None,
-        "has_zero_point belongs to W4A16_GPTQ, and quant_algo is W8A16",
+        "has_zero_point belongs to W4A16_GPTQ (or W8A16 in groups), and quant_algo is W8A16",
         {"QuantConfig.has_zero_point": False},
+    ),
+    "sorted columns outside GPTQ": (
+        [QuantConfig(quant_algo="W4A16_AWQ", input_order=True)],
+        None,
+        "input_order belongs to W4A16_GPTQ (or W8A16 in groups), and quant_algo is W4A16_AWQ",
+        {"QuantConfig.input_order": False},
     ),
     "pre-quant scale outside AWQ": (
         [QuantConfig(quant_algo="W4A16_GPTQ", pre_quant_scale=True)],

@@ -33,7 +33,7 @@ from .quantized_layout import KV_SCALE, Along, linear_tensors
 if TYPE_CHECKING:
     from ..specs import Mapping, ModelConfig
 
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3fn": 1}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int8": 1, "float8_e4m3fn": 1}
 
 
 class Split(StrEnum):
@@ -220,6 +220,10 @@ def _quantization_problems(config: ModelConfig, mapping: Mapping) -> list[str]:
         if layer not in (None, 0) or excluded(name):
             continue
         inner = shape[1] // mapping.tp_size if split is Split.COLUMNS else shape[1]
+        if config.quantization.input_order and split is Split.COLUMNS and mapping.tp_size > 1:
+            problems.append(
+                f"{name}: with input_order a column's group may lie on another rank than its input; use tp_size 1"
+            )
         if group is not None and inner % group:
             problems.append(f"{name}: {inner} input features a rank do not divide into groups of {group}")
         elif algo.weight_bits == 4 and inner % 2:

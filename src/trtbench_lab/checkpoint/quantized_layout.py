@@ -6,9 +6,12 @@ W8A16, W4A16       ``weight`` int8 (out, in), or two 4-bit integers a byte (out,
 W4A16_AWQ          as W4A16 with groups, and ``prequant_scaling_factor`` (in,): inputs are multiplied by it first
 W4A8_AWQ           the same, and ``activation_scaling_factor`` (1,) float32 of the FP8 inputs
 W4A16_GPTQ         as W4A16 with groups, and with zero points ``zero`` (out, in / group): the weight is
-                   ``q · weights_scaling_factor + zero``, so `zero` is already multiplied by the scale
+                   ``(q − z) · weights_scaling_factor`` and `zero` holds ``−z · weights_scaling_factor``; with
+                   `input_order` also ``input_order`` (in,) int32: the input feature of each stored column
+W8A16 in groups    as W4A16_GPTQ with one integer a byte
 FP8                ``weight`` float8_e4m3fn (out, in), ``weights_scaling_factor`` (1,) and
                    ``activation_scaling_factor`` (1,), float32
+FP8_PER_CHANNEL…   ``weight`` float8_e4m3fn (out, in), ``per_channel_scale`` (out,) float32; inputs by token
 W8A8_SQ_…          ``weight`` int8 (out, in); ``per_channel_scale`` float32, (out,) or per tensor (1,); static forms
                    ``act_scale`` (1,) float32, the inputs' step; ``smoother`` (in,) float32 where no norm lies before
                    the layer (attention.dense, mlp.proj): inputs are divided by it first
@@ -83,6 +86,11 @@ def linear_tensors(quant: QuantConfig, module: str, shape: tuple[int, int], dtyp
             LinearTensor("weights_scaling_factor", (1,), "float32", Along.NOTHING),
             LinearTensor("activation_scaling_factor", (1,), "float32", Along.NOTHING),
         )
+    if algo.is_fp8:
+        return (
+            LinearTensor("weight", shape, "float8_e4m3fn", Along.WEIGHT),
+            LinearTensor("per_channel_scale", (out_features,), "float32", Along.OUTPUTS),
+        )
     packed = shape if algo.weight_bits == 8 else (out_features, in_features // 2)
     found = [LinearTensor("weight", packed, "int8", Along.WEIGHT)]
     if algo.is_smoothquant:
@@ -101,6 +109,8 @@ def linear_tensors(quant: QuantConfig, module: str, shape: tuple[int, int], dtyp
     found.append(LinearTensor("weights_scaling_factor", groups, dtype, Along.WEIGHT))
     if quant.has_zero_point:
         found.append(LinearTensor("zero", groups, dtype, Along.WEIGHT))
+    if quant.input_order:
+        found.append(LinearTensor("input_order", (in_features,), "int32", Along.INPUTS))
     if quant.pre_quant_scale:
         found.append(LinearTensor("prequant_scaling_factor", (in_features,), dtype, Along.INPUTS))
     if algo.value == "W4A8_AWQ":

@@ -1,4 +1,7 @@
-"""FP8 (E4M3) linear layers and cache scales: one step a tensor, which makes the largest value the largest number."""
+"""FP8 (E4M3) linear layers and cache scales.
+
+A step makes the largest value the largest number: one a tensor, or one an output of weights and one a token of inputs.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ def rounded_to_fp8(x: torch.Tensor) -> torch.Tensor:
     return x.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
 
 
-def fp8_product(x: torch.Tensor, weight: torch.Tensor, weight_step: torch.Tensor, x_step: torch.Tensor) -> torch.Tensor:
+def fp8_product(
+    x: torch.Tensor, weight: torch.Tensor, weight_step: torch.Tensor, x_step: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return the layer's output by definition: both rounded to E4M3, multiplied and summed in float32.
 
     Parameters
@@ -42,12 +47,18 @@ def fp8_product(x: torch.Tensor, weight: torch.Tensor, weight_step: torch.Tensor
         (…, in), any floating type.
     weight
         float8_e4m3fn (out, in).
-    weight_step, x_step
-        (1,) float32.
+    weight_step
+        (1,) or (out,) float32.
+    x_step
+        (1,) float32; None gives each token, (…, 1), the step of its own largest value.
 
     Returns
     -------
     (…, out) in the type of x
     """
-    rounded = rounded_to_fp8(x.float() / x_step).float()
+    wide = x.float()
+    if x_step is None:
+        largest = wide.abs().amax(-1, keepdim=True)
+        x_step = torch.where(largest > 0, largest / LARGEST, 1.0)
+    rounded = rounded_to_fp8(wide / x_step).float()
     return ((rounded @ weight.float().t()) * (x_step * weight_step)).to(x.dtype)

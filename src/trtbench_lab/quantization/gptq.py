@@ -34,7 +34,7 @@ class GptqWeight:
     scales
         (out, groups): the step of each group.
     zeros
-        (out, groups): what is added to ``integer · step``; None without zero points.
+        (out, groups): ``−zero point · step`` in the type of the scales; None without zero points.
     """
 
     packed: torch.Tensor
@@ -128,15 +128,18 @@ def gptq(
 def _ranges(
     grouped: torch.Tensor, bits: int, dtype: torch.dtype, zero_point: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return step and zero of each group of (out, groups, group), as the checkpoint's type stores them, in float32."""
+    """Return step, as the checkpoint's type stores it, and ``−zero point · step`` of each group, in float32.
+
+    `grouped` is (out, groups, group). The zero point is an integer, which whoever reads the checkpoint finds again
+    (`weight_only.integer_zero_points`), so its product is not rounded here.
+    """
     half = 1 << (bits - 1)
     if zero_point:
         low, high = grouped.amin(-1).clamp_max(0), grouped.amax(-1).clamp_min(0)
         steps = ((high - low) / (2 * half - 1)).to(dtype).float()
         steps = torch.where(steps > 0, steps, 1.0)
-        # integer −half stands for the lowest value; the level of 0 is kept an integer, as the format's zeros are.
-        zeros = (torch.round(-low / steps) - half) * -steps
-        return steps, zeros.to(dtype).float()
+        # integer −half stands for the lowest value.
+        return steps, (torch.round(-low / steps) - half) * -steps
     steps = (grouped.abs().amax(-1) / half).to(dtype).float()
     return torch.where(steps > 0, steps, 1.0), torch.zeros_like(steps)
 

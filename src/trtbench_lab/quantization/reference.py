@@ -29,6 +29,8 @@ def layer_output(x: torch.Tensor, tensors: Mapping[str, torch.Tensor], algo: Qua
     -------
     (…, out) in the type of x
     """
+    if "input_order" in tensors:
+        x = x[..., tensors["input_order"].long()]
     if algo.is_smoothquant:
         if "smoother" in tensors:
             x = (x.float() / tensors["smoother"]).to(x.dtype)
@@ -37,6 +39,8 @@ def layer_output(x: torch.Tensor, tensors: Mapping[str, torch.Tensor], algo: Qua
         return fp8_product(
             x, tensors["weight"], tensors["weights_scaling_factor"], tensors["activation_scaling_factor"]
         )
+    if algo is QuantAlgo.FP8_PER_CHANNEL_PER_TOKEN:
+        return fp8_product(x, tensors["weight"], tensors["per_channel_scale"])
     if "prequant_scaling_factor" in tensors:
         x = x * tensors["prequant_scaling_factor"].to(x.dtype)
     if algo is QuantAlgo.W4A8_AWQ:
@@ -46,11 +50,14 @@ def layer_output(x: torch.Tensor, tensors: Mapping[str, torch.Tensor], algo: Qua
 
 
 def dense_weight(tensors: Mapping[str, torch.Tensor], algo: QuantAlgo) -> torch.Tensor:
-    """Return the weight (out, in) float32 that the stored tensors stand for, before any scaling of inputs is undone."""
+    """Return the weight (out, in) float32 that the stored tensors stand for, before any scaling of inputs is undone.
+
+    Columns lie as they are stored (see ``input_order``).
+    """
     packed = tensors["weight"]
     if algo is QuantAlgo.FP8:
         return packed.float() * tensors["weights_scaling_factor"]
-    if algo.is_smoothquant:
+    if algo.is_smoothquant or algo.is_fp8:
         return packed.float() * tensors["per_channel_scale"][:, None]
     scales = tensors.get("weights_scaling_factor", tensors.get("per_channel_scale"))
     if scales is None:

@@ -156,17 +156,29 @@ def dequantize(
 ) -> torch.Tensor:
     """Return the weight (out_features, in_features) that packed integers and scales stand for.
 
-    `zeros`, of the scales' shape, are added to the product (GPTQ). `dtype` is the type of the product; None takes that
-    of the scales.
+    `zeros`, of the scales' shape, are GPTQ's; see `integer_zero_points`. `dtype` is the type of the product; None takes
+    that of the scales.
     """
     dtype = dtype or scales.dtype
     integers = packed if scheme.bits == 8 else unpack_int4(packed)
     out_features, in_features = integers.shape
-    grouped = integers.view(out_features, -1, scheme.group_size or in_features).to(dtype)
-    dense = grouped * scales.to(dtype).view(out_features, -1, 1)
+    grouped = integers.view(out_features, -1, scheme.group_size or in_features)
+    steps = scales.view(out_features, -1, 1)
     if zeros is not None:
-        dense = dense + zeros.to(dtype).view(out_features, -1, 1)
-    return dense.view(out_features, in_features)
+        points = integer_zero_points(zeros, scales).view(out_features, -1, 1)
+        # The differences of 8 bits and their products with a step are exact in float32 only: one rounding, at the end.
+        return ((grouped - points).float() * steps.float()).to(dtype).view(out_features, in_features)
+    return (grouped.to(dtype) * steps.to(dtype)).view(out_features, in_features)
+
+
+def integer_zero_points(zeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Return the integers z for which ``weight = (q − z) · scale``, int16 in the shape of the scales.
+
+    A checkpoint keeps ``zero = −z · scale`` in the scales' type, as TensorRT-LLM's does. That product is rounded by
+    2⁻⁹ of itself at most (bfloat16), and |z| ≤ 129, so dividing and rounding gives z back exactly; multiplying once by the
+    difference then gives the very weights of the format that the integers came from.
+    """
+    return torch.round(-zeros.float() / scales.float()).to(torch.int16)
 
 
 def pack_int4(integers: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ class QuantAlgo(enum.StrEnum):
     W4A8_AWQ = "W4A8_AWQ"
     W4A16_GPTQ = "W4A16_GPTQ"
     FP8 = "FP8"
+    FP8_PER_CHANNEL_PER_TOKEN = "FP8_PER_CHANNEL_PER_TOKEN"  # noqa: S105 - a token of text
     INT8 = "INT8"
     W8A8_SQ_PER_TENSOR_PLUGIN = "W8A8_SQ_PER_TENSOR_PLUGIN"
     W8A8_SQ_PER_CHANNEL_PLUGIN = "W8A8_SQ_PER_CHANNEL_PLUGIN"
@@ -30,13 +31,18 @@ class QuantAlgo(enum.StrEnum):
 
     @property
     def has_channel_scales(self) -> bool:
-        """SmoothQuant with a weight scale for each output channel."""
-        return self.is_smoothquant and "PER_CHANNEL" in self.value
+        """SmoothQuant or FP8 with a weight scale for each output channel."""
+        return "PER_CHANNEL" in self.value
 
     @property
     def has_token_scales(self) -> bool:
-        """SmoothQuant with activation scales found token by token as the engine runs."""
-        return self.is_smoothquant and "PER_TOKEN" in self.value
+        """SmoothQuant or FP8 with activation scales found token by token as the engine runs."""
+        return "PER_TOKEN" in self.value
+
+    @property
+    def is_fp8(self) -> bool:
+        """Linear layers in FP8, weights and activations."""
+        return self.value.startswith("FP8")
 
     @property
     def is_weight_only(self) -> bool:
@@ -97,6 +103,11 @@ class QuantConfig(Spec):
     has_zero_point: bool = option(default=False, help="Whether groups carry a zero point (GPTQ).", group="quantization")
     pre_quant_scale: bool = option(
         default=False, help="Whether activations are scaled before the layer (AWQ).", group="quantization"
+    )
+    input_order: bool = option(
+        default=False,
+        help="Whether weight columns lie sorted by group, with the input feature of each beside them (GPTQ act-order).",
+        group="quantization",
     )
     exclude_modules: tuple[str, ...] | None = option(
         default=None,

@@ -16,13 +16,16 @@ _BFLOAT16_FROM = (8, 0)  # Ampere
 @rule(QuantConfig)
 def scales_fit_algorithm(quant: QuantConfig) -> Iterator[Conflict]:
     algo = quant.quant_algo
-    if quant.has_zero_point and algo is not QuantAlgo.W4A16_GPTQ:
-        yield Conflict(
-            ("QuantConfig.has_zero_point", "QuantConfig.quant_algo"),
-            f"has_zero_point belongs to W4A16_GPTQ, and quant_algo is {_named(algo)}.",
-            "Leave has_zero_point off.",
-            {"QuantConfig.has_zero_point": False},
-        )
+    # What GPTQ's tools export with 8 bits is W8A16 in groups; 4 bits have an algorithm of their own.
+    is_gptq = algo is QuantAlgo.W4A16_GPTQ or (algo is QuantAlgo.W8A16 and quant.group_size is not None)
+    for name, given in (("has_zero_point", quant.has_zero_point), ("input_order", quant.input_order)):
+        if given and not is_gptq:
+            yield Conflict(
+                (f"QuantConfig.{name}", "QuantConfig.quant_algo"),
+                f"{name} belongs to W4A16_GPTQ (or W8A16 in groups), and quant_algo is {_named(algo)}.",
+                f"Leave {name} off.",
+                {f"QuantConfig.{name}": False},
+            )
     if quant.pre_quant_scale and algo not in (QuantAlgo.W4A16_AWQ, QuantAlgo.W4A8_AWQ):
         yield Conflict(
             ("QuantConfig.pre_quant_scale", "QuantConfig.quant_algo"),
@@ -91,7 +94,7 @@ def fp8_needs_gpu(quant: QuantConfig, gpu: Gpu) -> Iterator[Conflict]:
     if gpu.compute_capability >= _FP8_FROM:
         return
     missing = f"FP8 needs compute capability 8.9 (Ada, Hopper or newer), and {gpu.name} has {gpu.architecture}."
-    if quant.quant_algo in (QuantAlgo.FP8, QuantAlgo.W4A8_AWQ):
+    if quant.quant_algo is not None and (quant.quant_algo.is_fp8 or quant.quant_algo is QuantAlgo.W4A8_AWQ):
         yield Conflict(
             ("QuantConfig.quant_algo",),
             missing,
