@@ -175,8 +175,8 @@ def integer_zero_points(zeros: torch.Tensor, scales: torch.Tensor) -> torch.Tens
     """Return the integers z for which ``weight = (q − z) · scale``, int16 in the shape of the scales.
 
     A checkpoint keeps ``zero = −z · scale`` in the scales' type, as TensorRT-LLM's does. That product is rounded by
-    2⁻⁹ of itself at most (bfloat16), and |z| ≤ 129, so dividing and rounding gives z back exactly; multiplying once by the
-    difference then gives the very weights of the format that the integers came from.
+    2⁻⁹ of itself at most (bfloat16), and |z| ≤ 129, so dividing and rounding gives z back exactly; one multiplication
+    by the difference then gives the very weights of the format that the integers came from.
     """
     return torch.round(-zeros.float() / scales.float()).to(torch.int16)
 
