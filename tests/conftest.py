@@ -9,7 +9,7 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C work: a shell starts what it puts into the background with interrupts ignored, and children keep that."""
+    """Let Ctrl-C work: what a shell starts in the background ignores interrupts, and so would all children."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
