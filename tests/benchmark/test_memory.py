@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from trtbench_lab.benchmark.memory import MemoryFigures, measure_memory
+from trtbench_lab.benchmark import memory
+from trtbench_lab.benchmark.memory import MemoryFigures, MemoryProbe, measure_memory, watch_memory
 from trtbench_lab.benchmark.nvml import DeviceMemory
 from trtbench_lab.results.catalogue import METRICS
 
@@ -153,3 +154,23 @@ def test_on_a_gpu_the_figures_nest():
     assert size <= allocated <= reserved <= figures.device_gpu_peak_bytes
     if figures.process_gpu_peak_bytes is not None:  # the driver may hide processes from a container
         assert reserved < figures.process_gpu_peak_bytes <= figures.device_gpu_peak_bytes
+
+
+def test_the_timeline_has_a_column_for_what_is_known_and_none_for_the_rest():
+    figures, timeline = watch_memory(lambda: time.sleep(0.03))
+    assert len(timeline.time_ms) == len(timeline.process_rss_bytes) >= 2
+    assert timeline.time_ms == sorted(timeline.time_ms)
+    assert max(timeline.process_rss_bytes) <= (figures.process_rss_peak_bytes or 0)
+    assert timeline.device_gpu_bytes == timeline.allocator_reserved_bytes == []
+
+
+def test_a_long_watch_keeps_few_looks_and_still_covers_it_all(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "MAX_LOOKS", 16)
+    with MemoryProbe(interval_s=3600) as probe:
+        for _ in range(200):
+            probe._look()
+    moments = probe.timeline.time_ms
+    assert 8 <= len(moments) <= 16
+    assert moments[0] < moments[len(moments) // 2] < moments[-1]
+    kept = probe._stride
+    assert probe._count - kept <= (len(moments) - 1) * kept < probe._count  # evenly, up to the last stride

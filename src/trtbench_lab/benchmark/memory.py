@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 INTERVAL_S = 0.005
+MAX_LOOKS = 1000  # kept of a timeline: more would not be told apart in a figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,26 @@ class MemoryFigures:
         return self.device_gpu_peak_bytes, "device"
 
 
+@dataclass(frozen=True, kw_only=True)
+class MemoryTimeline:
+    """Memory at each look, in bytes; a column of what cannot be known here is empty.
+
+    Attributes
+    ----------
+    time_ms
+        Milliseconds since the watch began.
+    process_rss_bytes, process_gpu_bytes, device_gpu_bytes, allocator_reserved_bytes, allocator_allocated_bytes
+        As `MemoryFigures` names them, at that moment.
+    """
+
+    time_ms: list[float] = field(default_factory=list)
+    process_rss_bytes: list[int] = field(default_factory=list)
+    process_gpu_bytes: list[int] = field(default_factory=list)
+    device_gpu_bytes: list[int] = field(default_factory=list)
+    allocator_reserved_bytes: list[int] = field(default_factory=list)
+    allocator_allocated_bytes: list[int] = field(default_factory=list)
+
+
 class MemoryProbe:
     """Context manager that watches memory from a thread of its own.
 
@@ -61,9 +83,12 @@ class MemoryProbe:
         self._gpu_index = _gpu_index(device)
         self._interval_s = interval_s
         self._peaks: dict[str, int] = {}
+        self._looks: list[tuple[float, dict[str, int]]] = []
+        self._count, self._stride = 0, 1
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.figures = MemoryFigures()
+        self.timeline = MemoryTimeline()
 
     def __enter__(self) -> Self:
         self._high_water = peak_bytes_of(os.getpid())
@@ -72,6 +97,7 @@ class MemoryProbe:
             import torch
 
             torch.cuda.reset_peak_memory_stats(self._gpu_index)
+        self._began = time.perf_counter()
         self._look()
         self._thread = threading.Thread(target=self._watch, name="memory-probe", daemon=True)
         self._thread.start()
@@ -93,16 +119,40 @@ class MemoryProbe:
         if self._device_memory is not None:
             self._device_memory.close()
         self.figures = MemoryFigures(**self._peaks)
+        self.timeline = _timeline(self._looks)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._interval_s):
             self._look()
 
     def _look(self) -> None:
-        self._note("process_rss_peak_bytes", _resident_bytes())
+        seen: dict[str, int | None] = {"process_rss": _resident_bytes()}
         if self._device_memory is not None:
-            self._note("process_gpu_peak_bytes", self._device_memory.of_process())
-            self._note("device_gpu_peak_bytes", self._device_memory.used())
+            seen["process_gpu"] = self._device_memory.of_process()
+            seen["device_gpu"] = self._device_memory.used()
+        for name, value in seen.items():
+            self._note(f"{name}_peak_bytes", value)
+        if self._count % self._stride == 0:
+            self._keep({**seen, **self._allocator()})
+        self._count += 1
+
+    def _allocator(self) -> dict[str, int | None]:
+        if self._gpu_index is None:
+            return {}
+        import torch
+
+        return {
+            "allocator_reserved": torch.cuda.memory_reserved(self._gpu_index),
+            "allocator_allocated": torch.cuda.memory_allocated(self._gpu_index),
+        }
+
+    def _keep(self, seen: dict[str, int | None]) -> None:
+        """Add a look to the timeline; a full one is thinned to every second look and goes on at half the rate."""
+        known = {name: value for name, value in seen.items() if value is not None}
+        self._looks.append(((time.perf_counter() - self._began) * 1e3, known))
+        if len(self._looks) >= MAX_LOOKS:
+            self._looks = self._looks[::2]
+            self._stride *= 2
 
     def _note_high_water(self) -> None:
         after = peak_bytes_of(os.getpid())
@@ -116,9 +166,23 @@ class MemoryProbe:
 
 def measure_memory(work: Callable[[], object], device: torch.device | None = None) -> MemoryFigures:
     """Run `work` and return the peaks meanwhile."""
+    return watch_memory(work, device)[0]
+
+
+def watch_memory(
+    work: Callable[[], object], device: torch.device | None = None
+) -> tuple[MemoryFigures, MemoryTimeline]:
+    """Run `work` and return the peaks meanwhile, and the memory at each look."""
     with MemoryProbe(device) as probe:
         work()
-    return probe.figures
+    return probe.figures, probe.timeline
+
+
+def _timeline(looks: list[tuple[float, dict[str, int]]]) -> MemoryTimeline:
+    """Return the looks by columns; a column that some look lacks is left out, so that all are of one length."""
+    names = set.intersection(*(set(seen) for _, seen in looks)) if looks else set()
+    columns = {f"{name}_bytes": [seen[name] for _, seen in looks] for name in names}
+    return MemoryTimeline(time_ms=[round(moment, 3) for moment, _ in looks], **columns)
 
 
 def _gpu_index(device: torch.device | None) -> int | None:

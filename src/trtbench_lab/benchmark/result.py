@@ -15,6 +15,7 @@ from . import metrics as formulas
 from .memory import MemoryFigures
 
 GIB = 1 << 30  # what the field prints as "gb" in the [BENCHMARK] line
+MEMORY_OVER_TIME = "memory_over_time"  # name of the samples: `MemoryTimeline`'s columns by a configuration's label
 
 
 @dataclass(frozen=True, kw_only=True)

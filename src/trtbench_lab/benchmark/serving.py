@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RequestError, TrtbenchError
 from ..progress import ProgressSink, phase
 from .memory import MemoryProbe
+from .result import MEMORY_OVER_TIME
 from .serving_result import ServedRequest, ServingResult, StepColumns
 from .static import NO_END, random_prompts
 
@@ -140,6 +141,7 @@ def run_serving(
         tokens_per_block=batcher.runner.limits.tokens_per_block,
         preemptions=batcher.scheduler.preemptions - preempted,
         reused_blocks=batcher.scheduler.blocks.reused_blocks - reused,
+        samples={MEMORY_OVER_TIME: {"serving": vars(probe.timeline)}},
         memory={tag: value for tag, value in probe.figures.as_metrics().items() if isinstance(value, int)},
         **dict(facts or {}),
     )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import RequestError
 from ..progress import Phase, ProgressSink, phase
 from ..runtime.timing import GenerationTiming
-from .memory import MemoryFigures, measure_memory
-from .result import BenchPoint, BenchResult
+from .memory import MemoryFigures, MemoryTimeline, watch_memory
+from .result import MEMORY_OVER_TIME, BenchPoint, BenchResult
 
 if TYPE_CHECKING:
     from ..specs import BenchConfig
@@ -76,13 +76,15 @@ def run_static(
         Before anything runs, when a configuration is outside the engine's limits; it names configuration and limit.
     """
     check_limits(runner.limits, config)
-    points = [_measure(runner, config, *cell, progress) for cell in config.cells]
+    measured = [_measure(runner, config, *cell, progress) for cell in config.cells]
+    points = [point for point, _ in measured]
     return BenchResult(
         backend=runner.backend,
         model=model,
         name=name,
         spec=config.to_dict(),
         points=points,
+        samples={MEMORY_OVER_TIME: {point.label: vars(timeline) for point, timeline in measured}},
         **dict(facts or {}),
     )
 
@@ -143,7 +145,7 @@ def _measure(
     input_length: int,
     output_length: int,
     progress: ProgressSink | None,
-) -> BenchPoint:
+) -> tuple[BenchPoint, MemoryTimeline]:
     prompts = random_prompts(batch_size, input_length, vocab_size=runner.limits.vocab_size, seed=config.random_seed)
 
     def run() -> GenerationTiming:
@@ -152,14 +154,15 @@ def _measure(
     title = f"benchmark batch {batch_size}, input {input_length}, output {output_length}"
     with phase(title, progress, unit="run") as current:
         device = getattr(runner, "device", None)
-        memory: MemoryFigures | None = None
+        watched: tuple[MemoryFigures, MemoryTimeline] | None = None
         if config.warm_up:
             current.advance(0, "warm-up")
-            memory = measure_memory(lambda: [run() for _ in range(config.warm_up)], device)
+            watched = watch_memory(lambda: [run() for _ in range(config.warm_up)], device)
         token_ns = _timed_runs(run, config, current)
-        if memory is None:
-            memory = measure_memory(run, device)
-    return BenchPoint(
+        if watched is None:
+            watched = watch_memory(run, device)
+    memory, timeline = watched
+    point = BenchPoint(
         batch_size=batch_size,
         input_length=input_length,
         output_length=output_length,
@@ -168,6 +171,7 @@ def _measure(
         token_ns=token_ns,
         memory=memory,
     )
+    return point, timeline
 
 
 def _timed_runs(run: Any, config: BenchConfig, current: Phase) -> list[list[int]]:
