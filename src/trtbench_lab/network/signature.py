@@ -44,7 +44,12 @@ def kv_heads_per_rank(config: ModelConfig, mapping: Mapping) -> int:
 
 
 def signature(
-    config: ModelConfig, mapping: Mapping, compute_dtype: str, *, capacity: int | str = CAPACITY
+    config: ModelConfig,
+    mapping: Mapping,
+    compute_dtype: str,
+    *,
+    capacity: int | str = CAPACITY,
+    joined: bool = False,
 ) -> tuple[TensorSpec, ...]:
     """Return every input and output of one rank's engine, inputs first.
 
@@ -56,6 +61,8 @@ def signature(
         Element type of the cache and of hidden states between pipeline stages.
     capacity
         Tokens a cache row holds: a name where each call chooses it, a number where the engine fixes it.
+    joined
+        The engine passes hidden states between pipeline stages by itself: each takes ids and has logits.
     """
     num_layers = len(mapping.pp_layers(config.num_hidden_layers))
     cache = (BATCH, kv_heads_per_rank(config, mapping), capacity, config.head_width)
@@ -63,11 +70,11 @@ def signature(
 
     inputs = [
         TensorSpec("input_ids", "input", "int64", (BATCH, LENGTH))
-        if mapping.is_first_pp_rank
+        if mapping.is_first_pp_rank or joined
         else TensorSpec("hidden_states_input", "input", compute_dtype, hidden),
         TensorSpec("write_indices", "input", "int64", (BATCH,)),
     ]
-    if mapping.is_last_pp_rank:
+    if mapping.is_last_pp_rank or joined:
         inputs.append(TensorSpec("logit_indices", "input", "int64", (BATCH, LOGITS)))
         outputs = [TensorSpec("logits", "output", "float32", (BATCH, LOGITS, config.vocab_size))]
     else:
@@ -116,6 +123,7 @@ def paged_signature(
     *,
     tokens_per_block: int,
     cache_dtype: str | None = None,
+    joined: bool = False,
 ) -> tuple[TensorSpec, ...]:
     """Return every input and output of one rank's engine in the paged form, inputs first (see `backends.protocol`).
 
@@ -130,6 +138,8 @@ def paged_signature(
     cache_dtype
         Element type of the pool: ``"float16"``, ``"bfloat16"``, ``"float32"``, ``"int8"`` or ``"float8_e4m3fn"``; None
         takes the type of the computation.
+    joined
+        As for `signature`.
     """
     num_layers = len(mapping.pp_layers(config.num_hidden_layers))
     pool = (BLOCKS, 2, kv_heads_per_rank(config, mapping), tokens_per_block, config.head_width)
@@ -137,7 +147,7 @@ def paged_signature(
 
     inputs = [
         TensorSpec("input_ids", "input", "int32", (TOKENS,))
-        if mapping.is_first_pp_rank
+        if mapping.is_first_pp_rank or joined
         else TensorSpec("hidden_states_input", "input", compute_dtype, hidden),
         TensorSpec("position_ids", "input", "int32", (TOKENS,)),
         TensorSpec("token_rows", "input", "int32", (TOKENS,)),
@@ -145,7 +155,7 @@ def paged_signature(
         TensorSpec("kv_lengths", "input", "int32", (ROWS,)),
         TensorSpec("block_tables", "input", "int32", (ROWS, ROW_BLOCKS)),
     ]
-    if mapping.is_last_pp_rank:
+    if mapping.is_last_pp_rank or joined:
         inputs.append(TensorSpec("logit_indices", "input", "int32", (LOGITS,)))
         outputs = [TensorSpec("logits", "output", "float32", (LOGITS, config.vocab_size))]
     else:
