@@ -285,3 +285,19 @@ def test_little_calibration_text_is_said_and_none_is_refused(home: Path, tmp_pat
         workbench.quantize(
             QuantizeSpec(source="demo:gpt2", qformat="fp8", calibration=CalibrationConfig(calib_dataset="nowhere"))
         )
+
+
+def test_a_model_quantized_elsewhere_is_converted_as_it_is(home: Path, tmp_path: Path):
+    import numpy as np
+    from tests.intake.quantized import writers
+
+    random = np.random.default_rng(0)
+    quantization = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False}
+    writers.write_folder(tmp_path / "model", lambda _, rows, width: writers.gptq(random, rows, width), quantization)
+    plan = workbench.convert(ConvertSpec(source=str(tmp_path / "model"), dry_run=True))
+    assert {"weights_scaling_factor", "zero"} <= {row.tensor.rpartition(".")[2] for row in plan}
+    step = workbench.convert(ConvertSpec(source=str(tmp_path / "model")))
+    assert step.quantization == "W4A16_GPTQ, groups of 32"
+    assert step.written_bytes > plan.total_bytes()  # the header
+    with pytest.raises(SpecError, match="quantized by another tool already"):
+        workbench.quantize(QuantizeSpec(source=str(tmp_path / "model")))

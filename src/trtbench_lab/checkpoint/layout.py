@@ -216,7 +216,7 @@ def _quantization_problems(config: ModelConfig, mapping: Mapping) -> list[str]:
     problems: list[str] = []
     if algo is None:
         return problems
-    for name, shape, split, layer in _linears(config):
+    for name, shape, split, layer in linear_layers(config):
         if layer not in (None, 0) or excluded(name):
             continue
         inner = shape[1] // mapping.tp_size if split is Split.COLUMNS else shape[1]
@@ -260,7 +260,7 @@ def _joined(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
     return tuple(joined)
 
 
-def _linears(config: ModelConfig) -> Iterator[tuple[str, tuple[int, int], Split, int | None]]:
+def linear_layers(config: ModelConfig) -> Iterator[tuple[str, tuple[int, int], Split, int | None]]:
     """Every linear layer: name, (out_features, in_features), split, layer."""
     hidden, attention, inner = config.hidden_size, config.attention_width, config.mlp_width
     qkv = attention + 2 * config.kv_heads * config.head_width
@@ -286,7 +286,7 @@ def _whole_tensors(config: ModelConfig) -> Iterator[WholeTensor]:
     if config.position_embedding_type == "learned_absolute":
         positions = (config.max_position_embeddings, hidden)
         yield WholeTensor("transformer.position_embedding.weight", positions, config.dtype, table, None, "first")
-    linears = {name: (shape, split, layer) for name, shape, split, layer in _linears(config)}
+    linears = {name: (shape, split, layer) for name, shape, split, layer in linear_layers(config)}
     for layer in range(config.num_hidden_layers):
         prefix = f"transformer.layers.{layer}"
         yield from _norm(f"{prefix}.input_layernorm", config, layer, "layers")

@@ -124,7 +124,9 @@ class HFSource:
         return _absent(name, file, count, self.weights.index or self.directory)
 
 
-def open_hf_folder(directory: Path | str, *, trust_remote_code: bool = False) -> HFSource:
+def open_hf_folder(
+    directory: Path | str, *, trust_remote_code: bool = False, allow_quantized: bool = False
+) -> HFSource:
     """Open a local Hugging Face model folder without executing anything in it.
 
     Parameters
@@ -134,6 +136,8 @@ def open_hf_folder(directory: Path | str, *, trust_remote_code: bool = False) ->
     trust_remote_code
         Accept a model that comes with Python code of its own and is of no architecture that this project knows. The
         code is not run here in any case; a tokenizer may need it.
+    allow_quantized
+        Pass a folder whose weights another tool has packed; `quantized.source.open_quantized_folder` understands them.
 
     Returns
     -------
@@ -159,7 +163,8 @@ def open_hf_folder(directory: Path | str, *, trust_remote_code: bool = False) ->
     config = read_model_config(directory)
     if not trust_remote_code:
         refuse_remote_code(config, directory)
-    refuse_quantized(config, directory)
+    if not allow_quantized:
+        refuse_quantized(config, directory)
     return HFSource(directory, config, find_weight_files(directory), trust_remote_code=trust_remote_code)
 
 

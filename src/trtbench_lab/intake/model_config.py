@@ -94,7 +94,7 @@ def refuse_quantized(config: dict[str, Any], directory: Path) -> None:
     method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
     raise IntakeError(
         f"The weights are already quantized (quant_method {_short(method)}), and this source reads plain weights.",
-        where=str(directory), remedy="Use the model's unquantized repository, and quantize with `quantize`.",
+        where=str(directory), remedy="`convert` takes it as it is; for this, use the unquantized model.",
     )  # fmt: skip
 
 

@@ -14,8 +14,12 @@ from ..checkpoint import convert as convert_source
 from ..errors import SpecError, did_you_mean
 from ..families.registry import all_families, family_for_hf
 from ..intake.huggingface import HFSource, open_hf_folder
+from ..intake.model_config import read_model_config
+from ..intake.quantized.scheme import quantization_table
+from ..intake.quantized.source import QuantizedSource, open_quantized_folder
 from ..progress import ProgressSink, phase
 from ..quantization.reference import needs_calibration
+from ..quantization.repacking import plan_repack, repack
 from ..results.steps import ConvertStep, DownloadStep, QuantizeStep
 from ..specs import ModelConfig, find_conflicts, raise_conflicts
 from ..specs.requests import ConvertSpec, DownloadSpec, QuantizeSpec
@@ -78,7 +82,7 @@ def convert(spec: ConvertSpec, *, progress: ProgressSink | None = None) -> Conve
         _check_family(spec.family, source)
     _check_layout(config, spec)
     if spec.dry_run:
-        return shard_plan(config.replace(quantization=spec.quant_config))
+        return shard_plan(config)
     return keep(_written(ConvertStep, "convert", spec, source, config, progress))
 
 
@@ -98,16 +102,30 @@ def quantize(spec: QuantizeSpec, *, progress: ProgressSink | None = None) -> Con
 
 def _check_layout(config: ModelConfig, spec: ConvertSpec | QuantizeSpec) -> None:
     """Name everything in the request that the model's shapes do not allow, before anything is written."""
-    raise_conflicts(find_conflicts(config.replace(quantization=spec.quant_config)), where=spec.source)
+    raise_conflicts(find_conflicts(config), where=spec.source)
 
 
-def _open(spec: ConvertSpec | QuantizeSpec, progress: ProgressSink | None) -> HFSource:
-    return open_hf_folder(model_dir_from(spec.source, progress=progress), trust_remote_code=spec.trust_remote_code)
+def _open(spec: ConvertSpec | QuantizeSpec, progress: ProgressSink | None) -> HFSource | QuantizedSource:
+    """Open the model; one that another tool quantized can be converted as it is, and not quantized once more."""
+    folder = model_dir_from(spec.source, progress=progress)
+    config_file = Path(folder) / "config.json"
+    if not config_file.is_file() or quantization_table(read_model_config(Path(folder)), Path(folder)) is None:
+        return open_hf_folder(folder, trust_remote_code=spec.trust_remote_code)
+    if spec.quant_config.is_quantized:
+        raise SpecError(
+            "The model was quantized by another tool already, and the request quantizes.",
+            where=str(folder),
+            remedy="Convert it without quantization flags: its own weights and scales are kept, exactly.",
+        )
+    return open_quantized_folder(folder, trust_remote_code=spec.trust_remote_code)
 
 
-def _config(spec: ConvertSpec | QuantizeSpec, source: HFSource) -> ModelConfig:
-    """Return the model's configuration as the request wants it, not yet quantized."""
-    return config_from_source(source, spec.dtype, spec.mapping, **_model_options(spec))
+def _config(spec: ConvertSpec | QuantizeSpec, source: HFSource | QuantizedSource) -> ModelConfig:
+    """Return the checkpoint's configuration as the request wants it."""
+    if isinstance(source, QuantizedSource):
+        return plan_repack(source, dtype=spec.dtype, mapping=spec.mapping, **_model_options(spec)).config
+    plain = config_from_source(source, spec.dtype, spec.mapping, **_model_options(spec))
+    return plain.replace(quantization=spec.quant_config)
 
 
 def _model_options(spec: ConvertSpec | QuantizeSpec) -> dict[str, Any]:
@@ -116,7 +134,7 @@ def _model_options(spec: ConvertSpec | QuantizeSpec) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _check_family(asked: str, source: HFSource) -> None:
+def _check_family(asked: str, source: HFSource | QuantizedSource) -> None:
     """Refuse a family that is not the model's own: `--model starcoder` on a LLaMA is a mix-up, not a wish."""
     families = all_families()
     if not any(_is_called(family, asked) for family in families):
@@ -143,7 +161,7 @@ def _written(
     kind: type[ConvertStep],
     verb: str,
     spec: ConvertSpec | QuantizeSpec,
-    source: HFSource,
+    source: HFSource | QuantizedSource,
     config: ModelConfig,
     progress: ProgressSink | None,
 ) -> ConvertStep:
@@ -159,11 +177,17 @@ def _written(
     if spec.output_dir is None and target.is_dir():
         notes.append("Taken from the cache: the same model was written with the same options before.")
         open_checkpoint(target, verify=True)
-    elif spec.quant_config.is_quantized:
+    elif isinstance(source, QuantizedSource):
+        repacked = repack(
+            source, target, dtype=spec.dtype, mapping=spec.mapping, overwrite=spec.overwrite, progress=progress,
+            **_model_options(spec),
+        )  # fmt: skip
+        notes += repacked.notes
+    elif config.quantization.is_quantized:
         report = quantize_model(
             source,
             target,
-            spec.quant_config,
+            config.quantization,
             _tokens(spec, source, progress),
             dtype=config.dtype,
             mapping=config.mapping,
@@ -198,7 +222,7 @@ def _written(
         dtype=config.dtype,
         tp_size=config.mapping.tp_size,
         pp_size=config.mapping.pp_size,
-        quantization=quantization_label(config.replace(quantization=spec.quant_config)),
+        quantization=quantization_label(config),
         tensors=sum(len(weights) for weights in ranks),
         written_bytes=sum(bytes_by_rank),
         bytes_by_rank=bytes_by_rank,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.intake.quantized.writers import packed_along_rows, packed_awq
 
 from trtbench_lab.checkpoint.source import MemorySource
 from trtbench_lab.errors import IntakeError
@@ -20,16 +21,6 @@ from trtbench_lab.intake.quantized.modelopt import read_modelopt
 def source(**tensors: np.ndarray | torch.Tensor) -> MemorySource:
     made = {f"layer.{name}": torch.as_tensor(value) for name, value in tensors.items()}
     return MemorySource({}, made)
-
-
-def packed_along_rows(integers: np.ndarray, bits: int) -> np.ndarray:
-    """Write integers (n, m) as a stream of bits down each column, the lowest bit first, cut into int32 words."""
-    count, columns = integers.shape
-    stream = ((integers[:, None, :] >> np.arange(bits)[None, :, None]) & 1).reshape(count * bits, columns)
-    missing = -len(stream) % 32
-    stream = np.concatenate([stream, np.zeros((missing, columns), dtype=stream.dtype)]).reshape(-1, 32, columns)
-    words = (stream.astype(np.uint64) << np.arange(32, dtype=np.uint64)[None, :, None]).sum(1)
-    return words.astype(np.uint32).view(np.int32)
 
 
 def drawn(seed: int, outputs: int, width: int, groups: int, bits: int):
@@ -69,13 +60,8 @@ def test_awq(groups: int, eights: int, seed: int):
     width, outputs = 32 * groups, 8 * eights
     _, integers, zeros, scales = drawn(seed, outputs, width, groups, 4)
 
-    def packed(values: np.ndarray) -> np.ndarray:
-        words = np.zeros((len(values), eights), dtype=np.uint32)
-        for nibble, output in enumerate([0, 2, 4, 6, 1, 3, 5, 7]):
-            words |= values[:, output::8].astype(np.uint32) << np.uint32(4 * nibble)
-        return words.view(np.int32)
-
-    layer = read_awq(source(qweight=packed(integers), qzeros=packed(zeros), scales=scales), "layer")
+    held = source(qweight=packed_awq(integers), qzeros=packed_awq(zeros), scales=scales)
+    layer = read_awq(held, "layer")
     group = np.arange(width) // 32
     expected = (scales[group].astype(np.float32) * (integers - zeros[group]).astype(np.float32)).astype(np.float16)
     assert np.array_equal(layer.dense().numpy(), expected.T)

@@ -23,14 +23,23 @@ BITS = 4
 OUTPUT_OF_NIBBLE = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
-def read_awq(source: TensorSource, name: str) -> QuantizedLinear:
-    """Read the layer `name`; raises `IntakeError` when a tensor is missing or does not fit the others."""
+def read_awq(source: TensorSource, name: str, *, with_weight: bool = True) -> QuantizedLinear:
+    """Read the layer `name`; without its weight, that has a shape only (device ``meta``).
+
+    Raises
+    ------
+    IntakeError
+        When a tensor is missing or does not fit the others.
+    """
     packed, scales = source.tensor(f"{name}.qweight"), source.tensor(f"{name}.scales")
     groups, out_features = scales.shape
     check_shape(f"{name}.qweight", packed, (packed.shape[0], out_features // 8), torch.int32)
     qzeros = source.tensor(f"{name}.qzeros")
     check_shape(f"{name}.qzeros", qzeros, (groups, out_features // 8), torch.int32)
-    return QuantizedLinear(_outputs(packed), BITS, scales.t().contiguous(), _outputs(qzeros))
+    integers = torch.empty(out_features, len(packed), dtype=torch.int16, device="meta")
+    if with_weight:
+        integers = _outputs(packed)
+    return QuantizedLinear(integers, BITS, scales.t().contiguous(), _outputs(qzeros))
 
 
 def _outputs(words: torch.Tensor) -> torch.Tensor:

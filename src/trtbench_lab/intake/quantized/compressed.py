@@ -23,8 +23,14 @@ from ...errors import IntakeError
 from .linear import QuantizedLinear, check_shape, unpack_words, words_needed
 
 
-def read_packed(source: TensorSource, name: str, *, bits: int) -> QuantizedLinear:
-    """Read a pack-quantized layer; raises `IntakeError` when a tensor is missing or does not fit the others."""
+def read_packed(source: TensorSource, name: str, *, bits: int, with_weight: bool = True) -> QuantizedLinear:
+    """Read a pack-quantized layer; without its weight, that has a shape only (device ``meta``).
+
+    Raises
+    ------
+    IntakeError
+        When a tensor is missing or does not fit the others.
+    """
     names = set(source.names())
     shape = source.tensor(f"{name}.weight_shape").tolist()
     packed, scales = source.tensor(f"{name}.weight_packed"), source.tensor(f"{name}.weight_scale")
@@ -34,7 +40,9 @@ def read_packed(source: TensorSource, name: str, *, bits: int) -> QuantizedLinea
     check_shape(f"{name}.weight_packed", packed, (out_features, words_needed(in_features, bits)), torch.int32)
     scales = scales.view(out_features, -1)
     half = 1 << (bits - 1)
-    integers = unpack_words(packed, bits, in_features, 1)
+    integers = torch.empty(out_features, in_features, dtype=torch.int16, device="meta")
+    if with_weight:
+        integers = unpack_words(packed, bits, in_features, 1)
     order = source.tensor(f"{name}.weight_g_idx").to(torch.int64) if f"{name}.weight_g_idx" in names else None
     if f"{name}.weight_zero_point" not in names:
         return QuantizedLinear((integers - half).to(torch.int8), bits, scales, None, order)

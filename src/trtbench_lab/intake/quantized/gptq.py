@@ -21,7 +21,9 @@ from .linear import QuantizedLinear, check_shape, unpack_words, words_needed
 BITS = (2, 3, 4, 5, 6, 7, 8)
 
 
-def read_gptq(source: TensorSource, name: str, *, bits: int, zeros_less_one: bool) -> QuantizedLinear:
+def read_gptq(
+    source: TensorSource, name: str, *, bits: int, zeros_less_one: bool, with_weight: bool = True
+) -> QuantizedLinear:
     """Read the layer `name`.
 
     Parameters
@@ -34,6 +36,8 @@ def read_gptq(source: TensorSource, name: str, *, bits: int, zeros_less_one: boo
         Of quantization_config.
     zeros_less_one
         Whether zero points are stored less 1 (checkpoint_format "gptq"; "gptq_v2" stores them as they are).
+    with_weight
+        Unpack the integers; without, the layer's weight has a shape only (device ``meta``).
 
     Raises
     ------
@@ -59,7 +63,9 @@ def read_gptq(source: TensorSource, name: str, *, bits: int, zeros_less_one: boo
     check_shape(f"{name}.qweight", packed, (words_needed(in_features, bits), out_features), torch.int32)
     qzeros = source.tensor(f"{name}.qzeros")
     check_shape(f"{name}.qzeros", qzeros, (groups, words_needed(out_features, bits)), torch.int32)
-    integers = unpack_words(packed, bits, in_features, 0).t().contiguous()  # (out, in)
+    integers = torch.empty(out_features, in_features, dtype=torch.int16, device="meta")
+    if with_weight:
+        integers = unpack_words(packed, bits, in_features, 0).t().contiguous()  # (out, in)
     zeros = unpack_words(qzeros, bits, out_features, 1).t().contiguous()  # (out, groups)
     if zeros_less_one:
         zeros = zeros + 1

@@ -1,10 +1,11 @@
-"""ModelOpt's Hugging Face export: INT4 AWQ and FP8.
+"""ModelOpt's Hugging Face export: INT4 AWQ, W4A8 AWQ and FP8.
 
 For a layer ``X`` of out × in::
 
     INT4 AWQ   X.weight         uint8 (out / 2, in): outputs 2 n (low half) and 2 n + 1 (high half), two's complement
                X.weight_scale   (out, groups)
                X.pre_quant_scale (in,)
+    W4A8 AWQ   the same, and X.input_scale: one element
     FP8        X.weight         float8_e4m3fn (out, in); X.weight_scale, X.input_scale: one element
     K/V cache  of the attention: k_proj.k_scale, v_proj.v_scale, one element each
 """
@@ -29,8 +30,10 @@ def read_modelopt(source: TensorSource, name: str) -> QuantizedLinear:
     signed = weight.view(torch.int8)
     low, high = (signed << 4) >> 4, signed >> 4
     integers = torch.stack((low, high), 1).reshape(2 * half_rows, in_features)
-    before = f"{name}.pre_quant_scale"
-    pre_scale = source.tensor(before) if before in set(source.names()) else None
-    if pre_scale is not None:
-        check_shape(before, pre_scale, (in_features,))
-    return QuantizedLinear(integers, 4, scales, pre_scale=pre_scale)
+    names = set(source.names())
+    pre_scale, static = f"{name}.pre_quant_scale", f"{name}.input_scale"
+    before = source.tensor(pre_scale) if pre_scale in names else None
+    if before is not None:
+        check_shape(pre_scale, before, (in_features,))
+    step = source.tensor(static).reshape(1).float() if static in names else None
+    return QuantizedLinear(integers, 4, scales, pre_scale=before, input_scale=step)

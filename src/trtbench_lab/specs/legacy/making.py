@@ -17,8 +17,8 @@ _FORMATS = "Choose one with --qformat, and compare the results."
 _STREAMED = "Conversion always streams tensor by tensor and never holds the model."
 _LOGS = "There is no separate log here: progress is shown, and the result tells the rest."
 _FP8_LATER = "FP8 is made by the verb quantize: --qformat fp8."
-_QUANTIZED_SOURCE_LATER = (
-    "Models that are quantized already cannot be read in this version. Available: fp16, bf16 and fp32."
+_QUANTIZED_SOURCE = (
+    "A model that is quantized already is converted from its own folder, without more flags: give it as --model_dir."
 )
 _MOE_LATER = "Mixture-of-experts models are not available in this version."
 _CONTEXT_PARALLEL = "Context parallelism is not available in this version. Available: --tp_size and --pp_size."
@@ -51,7 +51,7 @@ _SOURCES: LegacyTable = {
     **refused(_FP8_LATER, 0, "--use_fp8", "--use_fp8_rowwise", "--enable_fp8", "--use_meta_fp8_rowwise_recipe"),
     **refused("An FP8 K/V cache is made by the verb quantize: --kv_cache_dtype fp8.", 0, "--fp8_kv_cache"),
     **refused(
-        _QUANTIZED_SOURCE_LATER,
+        _QUANTIZED_SOURCE,
         1,
         "--quant_ckpt_path",
         "--modelopt_quant_ckpt_path",
