@@ -1,4 +1,4 @@
-"""Small sums between GPUs by one kernel of our own, where NCCL's start-up and its several steps cost more than the data."""
+"""Small sums between GPUs by one kernel of our own, where NCCL's several steps cost more than the data."""
 
 from __future__ import annotations
 

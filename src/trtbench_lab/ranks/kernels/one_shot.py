@@ -49,8 +49,8 @@ def one_shot_kernel(
 ):  # fmt: skip
     """out = (residual +) the sum of the ranks' x, all as 4-byte words, added in float32 in the order of the ranks.
 
-    peers (WORLD,) int64: addresses of the ranks' buffers, each (2, WORLD, slots) int64, zero at first; calls: int32, how
-    often each program of this rank has run. Ranks call with the same sizes in the same order.
+    peers (WORLD,) int64: addresses of the ranks' buffers, each (2, WORLD, slots) int64, zero at first; calls: int32,
+    how often each program of this rank has run. Ranks call with the same sizes in the same order.
     """
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
