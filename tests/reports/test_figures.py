@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.reports.samples import bench, comparison, serving, summary
 
+from trtbench_lab.benchmark.result import MEMORY_OVER_TIME
 from trtbench_lab.errors import ResultsError, SpecError
 from trtbench_lab.reports import figures_for
 from trtbench_lab.reports.figure import MAX_POINTS, buckets, caption_of, evenly, numbers_of, scaled_bytes
@@ -21,13 +22,17 @@ from trtbench_lab.reports.figures import (
     itl_over_position,
     latency_distribution,
     memory,
+    memory_over_time,
     quantization_tradeoff,
     rouge_bars,
     serving_latency,
     serving_throughput,
+    serving_throughput_latency,
     serving_timeline,
+    share_of_limit,
     side_by_side,
     summarize_speed,
+    throughput_latency,
     throughput_over_batch,
 )
 from trtbench_lab.reports.theme import OKABE_ITO, REFERENCE
@@ -39,12 +44,30 @@ def pair() -> list[Any]:
     return [hf, bench(name="fp32", itl_ms=2.0, weights_bytes=100 << 20)]
 
 
+def limited() -> list[Any]:
+    """Benchmarks that know how fast their machine reads."""
+    facts = {"decode_read_bytes": 10_000_000, "read_bandwidth_bytes_per_s": 1e10}
+    return [bench(itl_ms=2.0, **facts), bench(name="slow", itl_ms=4.0, **facts)]
+
+
+def with_timeline(result: Any) -> Any:
+    """A result with a timeline of memory as a GPU gives it."""
+    kinds = ("process_rss", "process_gpu", "device_gpu", "allocator_reserved", "allocator_allocated")
+    columns = {f"{kind}_bytes": [(i + 1) << 20, (i + 2) << 20, (i + 1) << 20] for i, kind in enumerate(kinds)}
+    return result.replace(samples={MEMORY_OVER_TIME: {"serving": {"time_ms": [0.0, 5.0, 10.0], **columns}}})
+
+
 ALL: dict[str, Callable[[str], Any]] = {
     "latency_distribution": lambda theme: latency_distribution(pair(), theme=theme),
     "itl_over_position": lambda theme: itl_over_position(pair(), theme=theme),
     "itl of a comparison": lambda theme: itl_over_position(comparison(), theme=theme),
     "side_by_side": lambda theme: side_by_side(pair(), theme=theme),
     "throughput_over_batch": lambda theme: throughput_over_batch(pair(), theme=theme),
+    "throughput_latency": lambda theme: throughput_latency(pair(), theme=theme),
+    "serving_throughput_latency": lambda theme: serving_throughput_latency([serving()], theme=theme),
+    "share_of_limit": lambda theme: share_of_limit(limited(), theme=theme),
+    "memory_over_time": lambda theme: memory_over_time(pair(), theme=theme),
+    "memory_over_time of serving": lambda theme: memory_over_time(with_timeline(serving()), theme=theme),
     "memory": lambda theme: memory(pair(), theme=theme),
     "serving_timeline": lambda theme: serving_timeline(serving(), theme=theme),
     "serving_latency": lambda theme: serving_latency([serving(), serving(policy="static batches")], theme=theme),

@@ -223,7 +223,7 @@ def test_an_older_layout_is_migrated_and_keeps_its_runs(database: ResultsDatabas
     assert database.get(result.id) == result
     with sqlite3.connect(database.path) as connection:
         assert connection.execute("SELECT stars FROM results").fetchall() == [(None,)]
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(sqlite_file.MIGRATIONS),)
 
 
 def test_a_migration_that_fails_changes_nothing(database: ResultsDatabase, monkeypatch: pytest.MonkeyPatch):
@@ -294,3 +294,42 @@ def test_a_full_disk_is_named(database: ResultsDatabase):
     error = database._file._translated(sqlite3.OperationalError("database or disk is full"))
     assert "disk is full" in str(error)
     assert "Free some space" in str(error)
+
+
+def test_tags_find_runs_and_outlive_storing_again(database: ResultsDatabase):
+    first, second = school(), school()
+    database.add(first)
+    database.add(second)
+    database.tag([first.id, second.id], "baseline", " to keep ")
+    database.untag(second.id, "baseline", "never there")
+    database.add(first.replace(name="evening"))
+    assert [row.id for row in database.query(tag="baseline")] == [first.id]
+    tags = {row.id: row.tags for row in database.query()}
+    assert tags == {first.id: ("baseline", "to keep"), second.id: ("to keep",)}
+    assert "baseline, to keep" in repr(database.query())
+    database.delete(first.id)
+    assert len(database.query(tag="baseline")) == 0
+
+
+@pytest.mark.parametrize("tag", ["", "  ", "a,b", "a\nb"])
+def test_a_tag_is_a_word_or_a_few(database: ResultsDatabase, tag: str):
+    result = school()
+    database.add(result)
+    with pytest.raises(ResultsError, match="is no tag"):
+        database.tag(result.id, tag)
+
+
+def test_tagging_a_run_that_is_not_there_says_so(database: ResultsDatabase):
+    with pytest.raises(ResultsError, match="There is no run 'nothing'"):
+        database.tag("nothing", "x")
+
+
+def test_a_file_of_before_tags_is_migrated(database: ResultsDatabase, monkeypatch: pytest.MonkeyPatch):
+    result = school()
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite_file, "MIGRATIONS", sqlite_file.MIGRATIONS[:1])
+        with sqlite_file.SqliteFile(database.path).transaction(write=True):
+            pass
+    database.add(result)
+    database.tag(result.id, "old file")
+    assert database.query()[0].tags == ("old file",)

@@ -59,8 +59,8 @@ def test_filters_narrow_an_export(database, tmp_path):
 
 def test_empty_databases_export_their_columns(tmp_path):
     database = ResultsDatabase(tmp_path / "empty.sqlite")
-    assert list(database.to_pandas().columns) == ["id", "kind", "created_at", "backend", "model", "name"]
-    assert database.to_csv(tmp_path / "a.csv").read_text().strip() == "id,kind,created_at,backend,model,name"
+    assert list(database.to_pandas().columns) == ["id", "kind", "created_at", "backend", "model", "name", "tags"]
+    assert database.to_csv(tmp_path / "a.csv").read_text().strip() == "id,kind,created_at,backend,model,name,tags"
     assert len(pandas.read_parquet(database.to_parquet(tmp_path / "a.parquet"))) == 0
 
 

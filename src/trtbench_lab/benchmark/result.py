@@ -15,6 +15,8 @@ from . import metrics as formulas
 from .memory import MemoryFigures
 
 GIB = 1 << 30  # what the field prints as "gb" in the [BENCHMARK] line
+LABEL = "engine-only: static batches, nothing waits in line"
+"""Stands with every figure of this benchmark; a running batch's are labelled serving, and the two never mix."""
 MEMORY_OVER_TIME = "memory_over_time"  # name of the samples: `MemoryTimeline`'s columns by a configuration's label
 
 

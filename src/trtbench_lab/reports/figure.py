@@ -113,6 +113,17 @@ def _shortened(text: str, limit: int = 110) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def of_run(result: Result) -> dict[str, str]:
+    """Return what a trace carries so that views can tell whose it is: ``trace.meta["run"]``, the result's id."""
+    return {"run": result.id}
+
+
+def tag_run(figure: go.Figure, first: int, result: Result) -> None:
+    """Mark the traces from number `first` on as those of a result."""
+    for trace in figure.data[first:]:
+        trace.meta = of_run(result)
+
+
 def axis(title: str, **options: Any) -> dict[str, Any]:
     """Return an axis with its title (unit included)."""
     return {"title": {"text": title}, **options}

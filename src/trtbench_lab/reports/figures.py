@@ -22,7 +22,10 @@ from .layers import (
     time_by_type,
 )
 from .memory import compare_memory, memory
+from .memory_timeline import memory_over_time
+from .pareto import serving_throughput_latency, share_of_limit, throughput_latency
 from .serving import serving_latency, serving_throughput, serving_timeline
+from .shards import shard_balance, shard_treemap
 from .sides import compare_speed, rouge_bars, summarize_speed
 from .throughput import side_by_side, throughput_over_batch
 from .tradeoff import QuantizedRun, quantization_tradeoff
@@ -42,15 +45,21 @@ __all__ = [
     "latency_distribution",
     "memory",
     "memory_by_module",
+    "memory_over_time",
     "precision_map",
     "quantization_tradeoff",
     "roofline",
     "rouge_bars",
     "serving_latency",
     "serving_throughput",
+    "serving_throughput_latency",
     "serving_timeline",
+    "shard_balance",
+    "shard_treemap",
+    "share_of_limit",
     "side_by_side",
     "summarize_speed",
+    "throughput_latency",
     "throughput_over_batch",
     "time_by_module",
     "time_by_type",

@@ -10,7 +10,7 @@ from ..benchmark.result import BenchPoint, BenchResult
 from ..errors import SpecError, did_you_mean
 from ..results import METRICS, Result, Table
 from ..results.statistics import PERCENTILE_METHOD, PERCENTILES, percentile
-from .figure import axis, buckets, described, empty_figure, evenly, new_figure, series_title
+from .figure import axis, buckets, described, empty_figure, evenly, new_figure, series_title, tag_run
 from .sides import side_labels
 from .theme import DASHES, colours, plotly_graph_objects, translucent
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..evaluation.compare_result import CompareResult
 
 Series = tuple[BenchResult, BenchPoint, str, str]  # with colour and dash
+GapSeries = tuple[Result, str, list[list[float]], str, str]  # label, gaps of each run, colour, dash
 _SERIES_METRICS = ("latency_ms", "ttft_ms", "itl_ms", "tpot_ms", "generation_time_ms")
 _EVERY_POSITION = 12  # outputs shorter than this have a tick at each token
 MAX_SERIES = 8  # more curves than colours and dashes can tell apart
@@ -54,7 +55,9 @@ def latency_distribution(
         if summary is None:
             continue
         label = series_title(result, f"n = {summary.n}" if shape else f"{_shape(point)}, n = {summary.n}")
+        first = len(figure.data)
         _add_curve(figure, samples, label, colour, dash)
+        tag_run(figure, first, result)
         marked = [getattr(summary, f"p{q}") for q in PERCENTILES]
         rows.append((label, summary.n, summary.mean, *marked, summary.max))
     if not rows:
@@ -86,10 +89,12 @@ def itl_over_position(
     series, shape = _gap_series(results)
     figure = new_figure(title, shape, theme=theme)
     rows, longest = [], 0
-    for label, gaps, colour, dash in series:
+    for result, label, gaps, colour, dash in series:
         positions, low, middle, high = _bands(gaps)
         longest = max(longest, positions[-1])
+        first = len(figure.data)
         _add_band(figure, positions, low, middle, high, label, colour, dash)
+        tag_run(figure, first, result)
         rows.append((label, len(gaps), middle[0], middle[len(middle) // 2], middle[-1], min(low), max(high)))
     if not rows:
         return empty_figure(title, results, "No run has two tokens, so there is no gap to show.", theme=theme)
@@ -109,15 +114,15 @@ def itl_over_position(
 
 def _gap_series(
     results: Sequence[BenchResult | CompareResult],
-) -> tuple[list[tuple[str, list[list[float]], str, str]], str]:
-    """Return label, gaps (a list a run), colour and dash of each series that has gaps, and the shape all share."""
-    found: list[tuple[str, list[list[float]], str, str]] = []
+) -> tuple[list[GapSeries], str]:
+    """Return each series that has gaps, and the shape that all share."""
+    found: list[GapSeries] = []
     benches = [result for result in results if isinstance(result, BenchResult)]
     series, shape = _series(benches)
     for result, point, colour, dash in series:
         gaps = [timing.inter_token_ms for timing in point.timings]
         detail = f"{len(gaps)} runs" if shape else f"{_shape(point)}, {len(gaps)} runs"
-        found.append((series_title(result, detail), gaps, colour, dash))
+        found.append((result, series_title(result, detail), gaps, colour, dash))
     for comparison in results:
         if isinstance(comparison, BenchResult):
             continue
@@ -126,10 +131,9 @@ def _gap_series(
             ("hf", "engine"), side_labels(comparison), colours(["huggingface", comparison.backend]), strict=True
         ):
             stamps = [run for prompt in comparison.prompts for run in getattr(prompt, side).token_ns]
-            found.append(
-                (label, [[(b - a) / 1e6 for a, b in itertools.pairwise(run)] for run in stamps], colour, "solid")
-            )
-    return [item for item in found if any(item[1])], shape
+            gaps = [[(b - a) / 1e6 for a, b in itertools.pairwise(run)] for run in stamps]
+            found.append((comparison, label, gaps, colour, "solid"))
+    return [item for item in found if any(item[2])], shape
 
 
 def _add_curve(figure: go.Figure, samples: list[float], label: str, colour: str, dash: str) -> None:

@@ -10,7 +10,7 @@ from ..benchmark.result import BenchResult
 from ..results import METRICS, Table
 from ..results.comparison import label_of
 from ..results.render import format_value
-from .figure import axis, described, empty_figure, escaped, new_figure, scaled_bytes
+from .figure import axis, described, empty_figure, escaped, new_figure, of_run, scaled_bytes
 from .sides import side_labels
 from .theme import colours, plotly_graph_objects
 
@@ -24,7 +24,10 @@ def memory(results: BenchResult | Sequence[BenchResult], *, theme: str = "auto")
     """Peaks of memory, each kind under its own name; kinds that cannot be known on this machine are left out."""
     results = [results] if isinstance(results, BenchResult) else list(results)
     labels, backends = [label_of(result) for result in results], [result.backend for result in results]
-    return memory_bars("Memory", labels, backends, _memory_peaks(results), theme)
+    figure = memory_bars("Memory", labels, backends, _memory_peaks(results), theme)
+    for trace, result in zip(figure.data, results, strict=False):  # none where no figure is known
+        trace.meta = of_run(result)
+    return figure
 
 
 def compare_memory(result: CompareResult, *, theme: str = "auto") -> go.Figure:

@@ -9,7 +9,7 @@ from ..benchmark.serving_result import LABEL, LATENCIES, ServingResult
 from ..errors import SpecError, did_you_mean
 from ..results import METRICS, Table
 from ..results.statistics import PERCENTILE_METHOD, PERCENTILES
-from .figure import axis, described, empty_figure, evenly, new_figure, series_title
+from .figure import axis, described, empty_figure, evenly, new_figure, of_run, series_title, tag_run
 from .theme import colours, plotly_graph_objects
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def serving_timeline(result: ServingResult, *, theme: str = "auto") -> go.Figure
                 hovertemplate="%{y} " + name + " at %{x:.3f} s<extra></extra>",
             )
         )
+    tag_run(figure, 0, result)
     figure.update_layout(
         xaxis=axis("time since the first request was sent (s)", rangemode="tozero", anchor="y2"),
         yaxis=axis("request", domain=[0.36, 1.0], autorange="reversed"),
@@ -109,6 +110,7 @@ def serving_latency(
                 y=[100.0 * i / last for i in places],
                 mode="lines",
                 name=label,
+                meta=of_run(result),
                 line={"color": colour, "width": 2},
                 hovertemplate="%{y:.1f} % took at most %{x:.2f} ms<extra>" + label + "</extra>",
             )
@@ -120,6 +122,7 @@ def serving_latency(
                 y=list(PERCENTILES),
                 mode="markers",
                 showlegend=False,
+                meta=of_run(result),
                 marker={"color": colour, "size": 8},
                 hovertemplate="p%{y}: %{x:.2f} ms<extra>" + label + "</extra>",
             )

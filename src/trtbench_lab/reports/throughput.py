@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..benchmark.result import BenchPoint, BenchResult
 from ..results import METRICS, Table
 from ..results.comparison import label_of
-from .figure import axis, described, empty_figure, new_figure, series_title
+from .figure import axis, described, empty_figure, new_figure, of_run, series_title
 from .panels import Panel, panels_figure
 from .theme import DASHES, colours, plotly_graph_objects
 
@@ -79,6 +79,7 @@ def throughput_over_batch(results: BenchResult | Sequence[BenchResult], *, theme
                     y=[point.tokens_per_sec for point in points],
                     customdata=[[_summary(point, "latency_ms", "mean")] for point in points],
                     name=label,
+                    meta=of_run(result),
                     mode="lines+markers",
                     line={"color": colour, "width": 2, "dash": dash},
                     marker={"size": 8, "color": colour},

@@ -27,6 +27,8 @@ _DECLARED_IN = {
     "compare": "trtbench_lab.evaluation.compare_result",
     "summarize": "trtbench_lab.evaluation.summarize_result",
     "perplexity": "trtbench_lab.evaluation.perplexity",
+    "quality": "trtbench_lab.evaluation.quality_result",
+    "layers": "trtbench_lab.evaluation.layers_result",
     "explore": "trtbench_lab.explore.result",
     "explore_pair": "trtbench_lab.explore.result",
     **dict.fromkeys(("download", "convert", "quantize", "build", "run"), "trtbench_lab.results.steps"),

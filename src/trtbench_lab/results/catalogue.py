@@ -398,6 +398,31 @@ _add(
     "Share of positions at which both sides would choose the same token, the history being the same.",
 )
 _add(
+    "kl_divergence",
+    "KL divergence of the next token",
+    "nats",
+    LOWER,
+    "mean over positions of Σ p · ln(p / q), p the baseline's distribution, q the model's",
+    "How much of what the baseline knows about the next token is lost, in nats a token; 0 for equal distributions.",
+    "It sees every token that could have come, so it grows before perplexity does.",
+)
+_add(
+    "size_ratio",
+    "Size against the baseline",
+    "×",
+    LOWER,
+    "weights of the model / weights of the baseline, in bytes",
+    "Weights as each side stores them.",
+)
+_add(
+    "largest_relative_error",
+    "Largest relative error of a layer",
+    "",
+    LOWER,
+    "max over layers of ‖a − b‖ / ‖b‖",
+    "Outputs of the layers on the same tokens, a of the model and b of the reference.",
+)
+_add(
     "token_agreement",
     "Token agreement",
     "%",

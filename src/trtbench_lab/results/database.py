@@ -61,16 +61,38 @@ class ResultsDatabase:
         )
         numbers = [(result.id, i, name, value) for i, (name, value) in enumerate(result.metrics.items())]
         with self._file.transaction(write=True) as connection:
+            tags = _tags(connection, result.id)
             connection.execute("DELETE FROM results WHERE id = ?", (result.id,))
             connection.execute("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, payload))
             connection.executemany("INSERT INTO metrics VALUES (?, ?, ?, ?)", numbers)
+            connection.executemany("INSERT INTO tags VALUES (?, ?)", [(result.id, tag) for tag in tags])
         return result.id
 
     def delete(self, ids: str | Iterable[str]) -> int:
         """Delete runs by id and return how many were there."""
-        wanted = [ids] if isinstance(ids, str) else list(ids)
         with self._file.transaction(write=True) as connection:
-            return sum(connection.execute("DELETE FROM results WHERE id = ?", (key,)).rowcount for key in wanted)
+            return sum(connection.execute("DELETE FROM results WHERE id = ?", (key,)).rowcount for key in _listed(ids))
+
+    def tag(self, ids: str | Iterable[str], *tags: str) -> None:
+        """Put words of a person's own on runs, by which they find them again; a tag that is there already stays.
+
+        Raises
+        ------
+        ResultsError
+            For an empty tag, one with a comma or a line break, or a run that is not stored.
+        """
+        words = [_checked_tag(tag) for tag in tags]
+        with self._file.transaction(write=True) as connection:
+            for key in _listed(ids):
+                if connection.execute("SELECT 1 FROM results WHERE id = ?", (key,)).fetchone() is None:
+                    raise self._unknown(key)
+                connection.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(key, word) for word in words])
+
+    def untag(self, ids: str | Iterable[str], *tags: str) -> None:
+        """Take tags off runs; one that is not there is passed over."""
+        with self._file.transaction(write=True) as connection:
+            pairs = [(key, tag) for key in _listed(ids) for tag in tags]
+            connection.executemany("DELETE FROM tags WHERE result_id = ? AND tag = ?", pairs)
 
     # ---- read -------------------------------------------------------------------------------------------------
 
@@ -82,9 +104,7 @@ class ResultsDatabase:
             ).fetchall()
         exact = [row for row in found if row["id"] == id]
         if not found or not id:
-            raise ResultsError(
-                f"There is no run {id!r}.", where=str(self.path), remedy="List the runs with %trt_history or query()."
-            )
+            raise self._unknown(id)
         if len(found) > 1 and not exact:
             several = ", ".join(row["id"] for row in found)
             raise ResultsError(f"{id!r} begins several ids: {several}.", remedy="Give more digits.")
@@ -102,6 +122,7 @@ class ResultsDatabase:
         backend: str | None = None,
         model: str | None = None,
         name: str | None = None,
+        tag: str | None = None,
         since: str | datetime | timedelta | None = None,
         limit: int | None = 50,
     ) -> HistoryView:
@@ -111,6 +132,8 @@ class ResultsDatabase:
         ----------
         kind, backend, model, name
             Exact values, or patterns with ``*`` and ``?``.
+        tag
+            Only runs that carry this tag.
         since
             An ISO date or time (``"2026-03-01"``), a datetime, or how long back: a timedelta, ``"90m"``, ``"36h"``,
             ``"7d"``, ``"2w"``.
@@ -123,6 +146,9 @@ class ResultsDatabase:
                 clauses.append(f"{column} GLOB ?" if set("*?") & set(wanted) else f"{column} = ?")
                 # A square bracket is a set of characters to GLOB; here it is itself.
                 values.append(wanted.replace("[", "[[]") if set("*?") & set(wanted) else wanted)
+        if tag is not None:
+            clauses.append("id IN (SELECT result_id FROM tags WHERE tag = ?)")
+            values.append(tag)
         if since is not None:
             clauses.append("created_at >= ?")
             values.append(_moment(since))
@@ -134,7 +160,10 @@ class ResultsDatabase:
         with self._file.transaction() as connection:
             total = connection.execute("SELECT count(*) FROM results").fetchone()[0]
             found = connection.execute(statement, (*values, -1 if limit is None else limit)).fetchall()
-            rows = [HistoryRow(**dict(row), metrics=_metrics(connection, row["id"])) for row in found]
+            rows = [
+                HistoryRow(**dict(row), metrics=_metrics(connection, row["id"]), tags=_tags(connection, row["id"]))
+                for row in found
+            ]
         return HistoryView(rows, self, total)
 
     def compare(self, ids: Sequence[str], metrics: Iterable[str] | None = None) -> Comparison:
@@ -163,6 +192,11 @@ class ResultsDatabase:
 
         return write_parquet(self._exported(filters), Path(path))
 
+    def _unknown(self, id: str) -> ResultsError:
+        return ResultsError(
+            f"There is no run {id!r}.", where=str(self.path), remedy="List the runs with %trt_history or query()."
+        )
+
     def _exported(self, filters: dict[str, Any]) -> HistoryView:
         return self.query(**{"limit": None, **filters})
 
@@ -170,6 +204,24 @@ class ResultsDatabase:
 def _metrics(connection: sqlite3.Connection, id: str) -> dict[str, float | None]:
     rows = connection.execute("SELECT name, value FROM metrics WHERE result_id = ? ORDER BY position", (id,))
     return {row["name"]: row["value"] for row in rows}
+
+
+def _tags(connection: sqlite3.Connection, id: str) -> tuple[str, ...]:
+    rows = connection.execute("SELECT tag FROM tags WHERE result_id = ? ORDER BY tag", (id,))
+    return tuple(row["tag"] for row in rows)
+
+
+def _listed(ids: str | Iterable[str]) -> list[str]:
+    return [ids] if isinstance(ids, str) else list(ids)
+
+
+def _checked_tag(tag: str) -> str:
+    word = tag.strip()
+    if not word or "," in word or "\n" in word:
+        raise ResultsError(
+            f"{tag!r} is no tag.", where="tag", remedy="Use a word or a few, without commas and line breaks."
+        )
+    return word
 
 
 def _moment(since: str | datetime | timedelta) -> str:

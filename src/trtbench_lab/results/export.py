@@ -14,12 +14,14 @@ from .history import HistoryRow
 if TYPE_CHECKING:
     import pandas
 
-LABELS = ("id", "kind", "created_at", "backend", "model", "name")
+_FIELDS = ("id", "kind", "created_at", "backend", "model", "name")
+LABELS = (*_FIELDS, "tags")
 
 
 def columns_of(rows: Sequence[HistoryRow]) -> dict[str, list[Any]]:
     """Return the table by columns: the labels, then every metric that any run has (None where a run has it not)."""
-    table: dict[str, list[Any]] = {label: [getattr(row, label) for row in rows] for label in LABELS}
+    table: dict[str, list[Any]] = {label: [getattr(row, label) for row in rows] for label in _FIELDS}
+    table["tags"] = [", ".join(row.tags) for row in rows]
     for name in dict.fromkeys(name for row in rows for name in row.metrics):
         table[name] = [row.metrics.get(name) for row in rows]
     return table

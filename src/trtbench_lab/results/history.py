@@ -41,6 +41,7 @@ class HistoryRow:
     model: str | None
     name: str | None
     metrics: dict[str, Number | None]
+    tags: tuple[str, ...] = ()
 
     def headline(self) -> str:
         """Return the few numbers that tell this run from others, with units."""
@@ -103,7 +104,7 @@ class HistoryView(Sequence[HistoryRow]):
 
     def tables(self) -> list[Table]:
         """One table: a line a run."""
-        columns = ("#", "id", "when (UTC)", "what", "model", "backend", "name", "numbers")
+        columns = ("#", "id", "when (UTC)", "what", "model", "backend", "name", "tags", "numbers")
         rows = [
             (
                 i,
@@ -113,10 +114,14 @@ class HistoryView(Sequence[HistoryRow]):
                 row.model or "",
                 row.backend,
                 row.name or "",
+                ", ".join(row.tags),
                 row.headline(),
             )
             for i, row in enumerate(self._rows)
         ]
+        if not any(row.tags for row in self._rows):  # most people's runs have none: no empty column for them
+            columns = tuple(column for column in columns if column != "tags")
+            rows = [(*row[:-2], row[-1]) for row in rows]
         return [Table(columns, rows)] if rows else []
 
     def __repr__(self) -> str:

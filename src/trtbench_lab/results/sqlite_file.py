@@ -37,6 +37,13 @@ MIGRATIONS = (
         PRIMARY KEY (result_id, name)
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE tags (
+        result_id TEXT NOT NULL REFERENCES results (id) ON DELETE CASCADE,
+        tag TEXT NOT NULL,
+        PRIMARY KEY (result_id, tag)
+    ) WITHOUT ROWID;
+    """,
 )
 
 
