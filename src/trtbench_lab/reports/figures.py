@@ -23,11 +23,11 @@ from .layers import (
 )
 from .memory import compare_memory, memory
 from .memory_timeline import memory_over_time
-from .pareto import serving_throughput_latency, share_of_limit, throughput_latency
 from .serving import serving_latency, serving_throughput, serving_timeline
 from .shards import shard_balance, shard_treemap
 from .sides import compare_speed, rouge_bars, summarize_speed
 from .throughput import side_by_side, throughput_over_batch
+from .throughput_latency import serving_throughput_latency, share_of_limit, throughput_latency
 from .tradeoff import QuantizedRun, quantization_tradeoff
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from tests.reports.samples import bench, serving
 from trtbench_lab.errors import SpecError
 from trtbench_lab.reports.figure import caption_of, numbers_of
 from trtbench_lab.reports.figures import serving_throughput_latency, share_of_limit, throughput_latency
-from trtbench_lab.reports.pareto import _front
+from trtbench_lab.reports.throughput_latency import pareto_front
 
 
 def test_each_dot_is_a_batch_size_with_its_own_numbers():
@@ -21,9 +21,9 @@ def test_each_dot_is_a_batch_size_with_its_own_numbers():
 
 
 def test_the_front_is_what_no_other_beats_in_both():
-    assert _front([(1, 10), (2, 30), (3, 20), (3, 40)]) == {(1, 10), (2, 30), (3, 40)}
-    assert _front([(1, 10), (1, 10)]) == {(1, 10)}  # equals do not beat each other
-    assert _front([]) == set()
+    assert pareto_front([(1, 10), (2, 30), (3, 20), (3, 40)]) == {(1, 10), (2, 30), (3, 40)}
+    assert pareto_front([(1, 10), (1, 10)]) == {(1, 10)}  # equals do not beat each other
+    assert pareto_front([]) == set()
 
 
 def test_a_runner_that_is_slower_everywhere_is_off_the_front():
