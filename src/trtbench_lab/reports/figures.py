@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 from ..benchmark.result import BenchResult
 from ..benchmark.serving_result import ServingResult
 from ..evaluation.compare_result import CompareResult
+from ..evaluation.layers_result import LayersResult
+from ..evaluation.quality_result import QualityResult
 from ..evaluation.summarize_result import SummarizeResult
 from ..explore.result import ExplorationPair, ExploreResult
 from ..results import Result
+from ..results.steps import QuantizeStep
 from .comparison import comparison_view
 from .latency import itl_over_position, latency_distribution
+from .layer_errors import layer_error_values, layer_errors
 from .layers import (
     engines_by_module,
     figures_of_exploration,
@@ -23,6 +27,7 @@ from .layers import (
 )
 from .memory import compare_memory, memory
 from .memory_timeline import memory_over_time
+from .pareto import quality_pareto
 from .serving import serving_latency, serving_throughput, serving_timeline
 from .shards import shard_balance, shard_treemap
 from .sides import compare_speed, rouge_bars, summarize_speed
@@ -43,10 +48,13 @@ __all__ = [
     "figures_of_exploration",
     "itl_over_position",
     "latency_distribution",
+    "layer_error_values",
+    "layer_errors",
     "memory",
     "memory_by_module",
     "memory_over_time",
     "precision_map",
+    "quality_pareto",
     "quantization_tradeoff",
     "roofline",
     "rouge_bars",
@@ -92,4 +100,10 @@ def figures_for(result: Result, *, theme: str = "auto") -> list[go.Figure]:
         return figures_of_exploration(result, theme=theme)
     if isinstance(result, ExplorationPair):
         return [engines_by_module(result, theme=theme)]
+    if isinstance(result, LayersResult):
+        return [layer_errors(result, theme=theme)]
+    if isinstance(result, QualityResult):
+        return [quality_pareto([result], theme=theme), *([layer_errors(result, theme=theme)] if result.layers else [])]
+    if isinstance(result, QuantizeStep) and result.layers:
+        return [layer_errors(result, theme=theme)]
     return []

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from ..errors import ResultsError
 from ..evaluation.quality_result import CATALOGUE_TAGS, QualityMetric, QualityResult, SideCost
 from ..results import Table, metric_of
-from .figure import axis, described, empty_figure, escaped, new_figure, scaled_bytes
+from .figure import axis, described, empty_figure, escaped, new_figure, of_run, scaled_bytes
 from .theme import BETTER, REFERENCE, plotly_graph_objects, translucent
+from .throughput_latency import pareto_front
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -59,7 +60,9 @@ def quality_pareto(
     places = [float(x) for x in xs if x is not None]
     divisor, unit = scaled_bytes(places) if across == "size" else (1.0, "ms")
     lower = measures[0].direction == "lower"
-    best = pareto_front(places, [m.value if lower else -m.value for m in measures])
+    ordered = [(place, -m.value if lower else m.value) for place, m in zip(places, measures, strict=True)]
+    unbeaten = pareto_front(ordered)
+    best = {i for i, place in enumerate(ordered) if place in unbeaten}
     others = [_across(result.cost, "speed" if across == "size" else "size") for result in results]
     models = " · ".join(dict.fromkeys(str(result.model) for result in results))
     figure = new_figure(_TITLE, f"{label} · {models}", theme=theme, height=460)
@@ -83,6 +86,7 @@ def quality_pareto(
                 y=[measure.value],
                 mode="markers+text",
                 name=name,
+                meta=of_run(result),
                 text=[name],
                 textposition="top center" if i % 2 else "bottom center",
                 error_y={
@@ -115,23 +119,11 @@ def quality_pareto(
     if all(other is not None for other in others):
         caption += f"The dot's area grows with {'speed' if across == 'size' else 'size'}."
     rows = [
-        (r.name or r.cost.quantization, r.backend, r.cost.weights_bytes, r.cost.tpot_ms, m.value, m.low, m.high, i in best)
-        for i, (r, m) in enumerate(zip(results, measures, strict=True))
+        (r.name or c.quantization, r.backend, c.weights_bytes, c.tpot_ms, m.value, m.low, m.high, i in best)
+        for i, (r, c, m) in enumerate(zip(results, [r.cost for r in results], measures, strict=True))
     ]
     columns = ("quantization", "backend", "weights (bytes)", "ms/token", label, "low", "high", "on the front")
     return described(figure, caption.strip(), Table(columns, rows))
-
-
-def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> set[int]:
-    """Return the indexes that no other beats: none is at most as large in both and smaller in one."""
-    return {
-        i
-        for i in range(len(costs))
-        if not any(
-            costs[j] <= costs[i] and losses[j] <= losses[i] and (costs[j] < costs[i] or losses[j] < losses[i])
-            for j in range(len(costs))
-        )
-    }
 
 
 def _across(cost: SideCost, which: str) -> float | None:

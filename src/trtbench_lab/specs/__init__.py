@@ -9,6 +9,7 @@ from .mapping import Mapping
 from .model import ModelConfig
 from .options import OptionInfo, option
 from .plugin import PluginConfig
+from .quality import MaxDrop, QualityConfig
 from .quant import QuantAlgo, QuantConfig
 from .sampling import SamplingConfig
 from .spec import Spec
@@ -21,9 +22,11 @@ __all__ = [
     "Gpu",
     "InflightConfig",
     "Mapping",
+    "MaxDrop",
     "ModelConfig",
     "OptionInfo",
     "PluginConfig",
+    "QualityConfig",
     "QuantAlgo",
     "QuantConfig",
     "SamplingConfig",
