@@ -27,6 +27,7 @@ _DECLARED_IN = {
     "compare": "trtbench_lab.evaluation.compare_result",
     "summarize": "trtbench_lab.evaluation.summarize_result",
     "perplexity": "trtbench_lab.evaluation.perplexity",
+    "streams": "trtbench_lab.evaluation.streams_result",
     "quality": "trtbench_lab.evaluation.quality_result",
     "layers": "trtbench_lab.evaluation.layers_result",
     "explore": "trtbench_lab.explore.result",
