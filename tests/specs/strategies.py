@@ -20,6 +20,9 @@ _SCALINGS = st.fixed_dictionaries(
 )
 
 _LEVELS = st.dictionaries(st.sampled_from(["ttft", "tpot", "itl", "latency"]), st.floats(0.125, 4096.0), max_size=3)
+_LIMITS = st.dictionaries(
+    st.sampled_from(["perplexity", "top1", "rouge1", "entities"]), st.sampled_from(["1%", "0.5", "12%"]), max_size=3
+)
 
 
 def spec_strategy(spec: type[Spec], names: typing.Collection[str] | None = None) -> st.SearchStrategy[Spec]:
@@ -34,6 +37,8 @@ def value_strategy(info: OptionInfo) -> st.SearchStrategy[Any]:
     """Valid values of one field."""
     if info.name == "kv_cache_memory":
         return st.sampled_from(("0.5", "1", "20GiB", "512MiB"))
+    if info.name == "quantized_layers":  # goes with MIXED_PRECISION alone
+        return st.none()
     kind = without_none(info.annotation)
     values = _values(info, kind)
     return st.none() | values if is_optional(info.annotation) else values
@@ -44,13 +49,13 @@ def _values(info: OptionInfo, kind: Any) -> st.SearchStrategy[Any]:
     if isinstance(kind, type) and issubclass(kind, Spec):
         return spec_strategy(kind)
     if typing.get_origin(kind) is dict:
-        return _LEVELS if info.name == "goodput" else _SCALINGS
+        return {"goodput": _LEVELS, "max_drop": _LIMITS}.get(info.name, _SCALINGS)
     if info.name == "ceilings":  # none, or both
         return st.just(()) | st.tuples(st.floats(0.125, 8192.0), st.floats(0.125, 8192.0))
     if typing.get_origin(kind) is tuple:
         return _tuples(info, typing.get_args(kind))
     if meta.choices is not None:
-        return st.sampled_from(meta.choices)
+        return st.sampled_from([choice for choice in meta.choices if choice != "MIXED_PRECISION"])
     return _scalars(kind, meta.minimum, meta.maximum)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.layout import WholeTensor, whole_tensors
+from ..checkpoint.layout import WholeTensor, linear_layers, whole_tensors
 from ..checkpoint.quantized_layout import KV_SCALE, SMOOTHED_HERE
 from ..checkpoint.reader import Checkpoint
 from ..checkpoint.source import TensorSource
@@ -82,7 +82,7 @@ def quantize_model(
     CheckpointError, IntakeError, StorageError
         As conversion.
     """
-    if not needs_calibration(quant_config):
+    if not needs_calibration(quant_config) and quant_config.quantized_layers is None:
         return quantize_checkpoint(
             source, output_dir, quant_config,
             dtype=dtype, mapping=mapping, overwrite=overwrite, progress=progress, **options,
@@ -102,8 +102,9 @@ def quantize_model(
     by_layer: dict[int | None, list[WholeTensor]] = {}
     for tensor in whole_tensors(config):
         by_layer.setdefault(tensor.layer, []).append(tensor)
+    kinds = {quant_config.of_module(name).quant_algo for name, *_ in linear_layers(config)}
     layers = calibrated_layers(
-        plain, read, tokens.token_ids, with_gram=algo is QuantAlgo.W4A16_GPTQ, with_head=with_head, device=device
+        plain, read, tokens.token_ids, with_gram=QuantAlgo.W4A16_GPTQ in kinds, with_head=with_head, device=device
     )
     errors: list[LayerError] = []
     steps: dict[int, float] = {}
@@ -153,14 +154,14 @@ class _Layer:
 
     def quantize(self) -> None:
         """Fill `tensors` with everything that the checkpoint keeps of the layer, and `errors`."""
-        quant, algo = self.config.quantization, self.config.quantization.quant_algo
+        recipe = self.config.quantization
         dtype = getattr(torch, self.config.dtype)
         self.tensors = {name: weight.to(dtype) for name, weight in self.layer.weights.items()}
-        if algo is None:
-            return
-        folded = self._fold_norms() if algo.is_smoothquant else {}
+        folded = self._fold_norms()
         for module, inputs in self.layer.inputs.items():
-            if quant.excludes(module):
+            quant = recipe.of_module(module)
+            algo = quant.quant_algo
+            if algo is None:
                 continue
             weight = self.layer.weights[f"{module}.weight"].to(self.device)
             factors = folded.get(module)
@@ -177,13 +178,15 @@ class _Layer:
 
     def _fold_norms(self) -> dict[str, torch.Tensor]:
         """Divide each norm by the factors of the layers behind it; return the factors by module."""
-        quant = self.config.quantization
+        recipe = self.config.quantization
         found: dict[str, torch.Tensor] = {}
         for norm, behind in _BEHIND_NORM.items():
             modules = [name for name in self.layer.inputs if name.endswith(behind)]
-            # A layer that stays as it is reads the same norm: then nothing is moved.
-            if not modules or any(quant.excludes(module) for module in modules):
+            kinds = [recipe.of_module(module) for module in modules]
+            # A layer of another kind reads the same norm: then nothing is moved.
+            if not kinds or not all(kind.quant_algo is not None and kind.quant_algo.is_smoothquant for kind in kinds):
                 continue
+            quant = kinds[0]
             weights = [self.layer.weights[f"{module}.weight"].to(self.device) for module in modules]
             factors = smoothing_factors(self.layer.inputs[modules[0]], weights, quant.smoothquant_val)
             prefix = f"transformer.layers.{self.layer.number}.{norm}"

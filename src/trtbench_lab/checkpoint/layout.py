@@ -211,16 +211,15 @@ def _sharing_problems(config: ModelConfig, mapping: Mapping) -> list[str]:
 
 
 def _quantization_problems(config: ModelConfig, mapping: Mapping) -> list[str]:
-    group, algo = config.quantization.group_size, config.quantization.quant_algo
-    excluded = config.quantization.excludes
     problems: list[str] = []
-    if algo is None:
-        return problems
+    mixed = config.quantization.quantized_layers is not None
     for name, shape, split, layer in linear_layers(config):
-        if layer not in (None, 0) or excluded(name):
+        quant = config.quantization.of_module(name)
+        group, algo = quant.group_size, quant.quant_algo
+        if algo is None or (layer not in (None, 0) and not mixed):
             continue
         inner = shape[1] // mapping.tp_size if split is Split.COLUMNS else shape[1]
-        if config.quantization.input_order and split is Split.COLUMNS and mapping.tp_size > 1:
+        if quant.input_order and split is Split.COLUMNS and mapping.tp_size > 1:
             problems.append(
                 f"{name}: with input_order a column's group may lie on another rank than its input; use tp_size 1"
             )

@@ -77,8 +77,9 @@ def linear_tensors(quant: QuantConfig, module: str, shape: tuple[int, int], dtyp
         Type of the checkpoint.
     """
     out_features, in_features = shape
+    quant = quant.of_module(module)
     algo, group = quant.quant_algo, quant.group_size
-    if algo is None or quant.excludes(module):
+    if algo is None:
         return (LinearTensor("weight", shape, dtype, Along.WEIGHT),)
     if algo.value == "FP8":
         return (

@@ -70,5 +70,8 @@ def dense_weight(tensors: Mapping[str, torch.Tensor], algo: QuantAlgo) -> torch.
 
 def needs_calibration(config: QuantConfig) -> bool:
     """Whether the checkpoint depends on what layers see, and not on the weights alone."""
+    if config.quantized_layers is not None:
+        layers = [config.of_module(module) for module in config.quantized_layers]
+        return config.kv_cache_quant_algo is not None or any(needs_calibration(layer) for layer in layers)
     algo = config.quant_algo
     return config.kv_cache_quant_algo is not None or (algo is not None and not algo.is_weight_only)

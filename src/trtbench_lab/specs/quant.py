@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import fnmatch
+from typing import Any
 
+from ..errors import SpecError
 from .options import option
 from .spec import Spec
 
@@ -20,6 +22,7 @@ class QuantAlgo(enum.StrEnum):
     FP8 = "FP8"
     FP8_PER_CHANNEL_PER_TOKEN = "FP8_PER_CHANNEL_PER_TOKEN"  # noqa: S105 - a token of text
     INT8 = "INT8"
+    MIXED_PRECISION = "MIXED_PRECISION"
     W8A8_SQ_PER_TENSOR_PLUGIN = "W8A8_SQ_PER_TENSOR_PLUGIN"
     W8A8_SQ_PER_CHANNEL_PLUGIN = "W8A8_SQ_PER_CHANNEL_PLUGIN"
     W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN = "W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN"  # noqa: S105 - a token of text
@@ -116,8 +119,24 @@ class QuantConfig(Spec):
         effect="The head of a small model is a large part of each step.",
     )
 
+    quantized_layers: dict[str, Any] | None = option(
+        default=None,
+        help="MIXED_PRECISION: module name and its own quantization; modules that are not named stay as they are.",
+        command_line=False,
+        group="quantization",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.quantized_layers is not None:
+            plain = {name: _layer_table(name, value) for name, value in self.quantized_layers.items()}
+            object.__setattr__(self, "quantized_layers", plain)
+        if (self.quant_algo is QuantAlgo.MIXED_PRECISION) != (self.quantized_layers is not None):
+            raise SpecError(
+                "A recipe that differs by layer has quant_algo MIXED_PRECISION and quantized_layers, both or neither.",
+                where="QuantConfig.quantized_layers",
+                remedy="Give both, or choose one algorithm for all layers.",
+            )
         # AWQ and GPTQ have no per-channel form; 128 is what the field's exporters write when nobody chooses.
         if self.quant_algo is not None and self.quant_algo.is_groupwise and self.group_size is None:
             object.__setattr__(self, "group_size", 128)
@@ -134,9 +153,33 @@ class QuantConfig(Spec):
     def excludes(self, module: str) -> bool:
         """Whether a linear layer such as ``"transformer.layers.0.mlp.fc"`` stays as it is.
 
-        A pattern matches the whole name or its last parts, with ``*`` and ``?`` as wildcards.
+        A pattern matches the whole name or its last parts, with ``*`` and ``?`` as wildcards. In a recipe that differs by
+        layer, what it does not name is excluded.
         """
+        if self.quantized_layers is not None:
+            return module not in self.quantized_layers
         return any(
             fnmatch.fnmatchcase(module, pattern) or fnmatch.fnmatchcase(module, f"*.{pattern}")
             for pattern in self.excluded_patterns
         )
+
+    def of_module(self, module: str) -> QuantConfig:
+        """Return the quantization of one linear layer: this one, its own of a mixed recipe, or none at all."""
+        if self.excludes(module):
+            return QuantConfig()
+        return self if self.quantized_layers is None else QuantConfig(**self.quantized_layers[module])
+
+
+def _layer_table(module: str, value: Any) -> dict[str, Any]:
+    """Return a layer's quantization as plain values: its algorithm and what differs from the defaults."""
+    config = value if isinstance(value, QuantConfig) else QuantConfig.from_dict(value, where=module)
+    algo = config.quant_algo
+    if algo not in WEIGHT_ALGOS or algo is QuantAlgo.MIXED_PRECISION or config.kv_cache_quant_algo is not None:
+        raise SpecError(
+            "A layer of a mixed recipe has one algorithm of its own, and the K/V cache belongs to the whole model.",
+            where=f"QuantConfig.quantized_layers[{module!r}]",
+            remedy="Name quant_algo and its options only; leave a layer that stays as it is out.",
+        )
+    defaults = QuantConfig()
+    values = config.replace(exclude_modules=()).to_dict()
+    return {name: item for name, item in values.items() if item != getattr(defaults, name)}

@@ -22,7 +22,11 @@ def quantization_label(config: ModelConfig) -> str:
     quantization = config.quantization
     algo, cache = quantization.quant_algo, quantization.kv_cache_quant_algo
     parts = []
-    if algo is not None:
+    if quantization.quantized_layers is not None:
+        kinds = [quantization.of_module(module).quant_algo for module in quantization.quantized_layers]
+        counts = {kind.value: kinds.count(kind) for kind in kinds if kind is not None}
+        parts.append("mixed: " + " + ".join(f"{count} × {name}" for name, count in sorted(counts.items())))
+    elif algo is not None:
         parts.append(algo.value)
         if algo.is_weight_only or algo.is_groupwise:
             parts.append(f"groups of {quantization.group_size}" if quantization.group_size else "per channel")
