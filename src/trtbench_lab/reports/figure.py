@@ -14,6 +14,7 @@ from .theme import plotly_graph_objects, template
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+MAX_SVG_POINTS = 4000  # of all lines of a figure: beyond that panning stutters, and WebGL draws them instead
 MAX_POINTS = 2000  # a line: more would not be told apart on a screen, and SVG stays fluid
 
 
@@ -122,6 +123,22 @@ def tag_run(figure: go.Figure, first: int, result: Result) -> None:
     """Mark the traces from number `first` on as those of a result."""
     for trace in figure.data[first:]:
         trace.meta = of_run(result)
+
+
+def fluid(figure: go.Figure, limit: int = MAX_SVG_POINTS) -> go.Figure:
+    """Return the figure with its lines and dots drawn by WebGL where there are too many for SVG to stay fluid.
+
+    Areas that are filled stay as they are. A browser holds only a few WebGL contexts at a time, so small figures do
+    not take one.
+    """
+    lines = [trace for trace in figure.data if trace.type == "scatter" and trace.fill is None]
+    if sum(len(trace.x) for trace in lines if trace.x is not None) <= limit:
+        return figure
+    drawn = figure.to_plotly_json()
+    for trace in drawn["data"]:
+        if trace.get("type") == "scatter" and not trace.get("fill"):
+            trace["type"] = "scattergl"
+    return plotly_graph_objects().Figure(drawn)
 
 
 def axis(title: str, **options: Any) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def latency_distribution(
     named = METRICS[metric]
     title = f"{named.title}: distribution over {'gaps' if metric == 'itl_ms' else 'runs'}"
     series, shape = _series(results)
-    figure = new_figure(title, shape, theme=theme)
+    figure = new_figure(title, _subtitle(shape), theme=theme)
     rows = []
     for result, point, colour, dash in series:
         samples = sorted(point.series(metric))
@@ -87,7 +87,7 @@ def itl_over_position(
     results = [results] if isinstance(results, Result) else list(results)
     title = "Inter-token latency along the output"
     series, shape = _gap_series(results)
-    figure = new_figure(title, shape, theme=theme)
+    figure = new_figure(title, _subtitle(shape), theme=theme)
     rows, longest = [], 0
     for result, label, gaps, colour, dash in series:
         positions, low, middle, high = _bands(gaps)
@@ -233,6 +233,10 @@ def _series(results: Sequence[BenchResult]) -> tuple[list[Series], str]:
         found = [item for item in found if item[1].label == first]
     shapes = {_shape(item[1]) for item in found}
     return found, shapes.pop() if len(shapes) == 1 else ""
+
+
+def _subtitle(shape: str) -> str:
+    return f"engine-only · {shape or 'several configurations'}"
 
 
 def _shape(point: BenchPoint) -> str:

@@ -24,7 +24,7 @@ def memory(results: BenchResult | Sequence[BenchResult], *, theme: str = "auto")
     """Peaks of memory, each kind under its own name; kinds that cannot be known on this machine are left out."""
     results = [results] if isinstance(results, BenchResult) else list(results)
     labels, backends = [label_of(result) for result in results], [result.backend for result in results]
-    figure = memory_bars("Memory", labels, backends, _memory_peaks(results), theme)
+    figure = memory_bars("Peak memory", labels, backends, _memory_peaks(results), theme)
     for trace, result in zip(figure.data, results, strict=False):  # none where no figure is known
         trace.meta = of_run(result)
     return figure
@@ -51,7 +51,7 @@ def memory_bars(
         return empty_figure(title, [], "No memory figure is known for these results.", theme=theme)
     divisor, unit = scaled_bytes([value for values in peaks.values() for value in values])
     height = 170 + len(peaks) * (20 + 24 * len(labels))
-    figure = new_figure(title, "largest value of each kind", theme=theme, height=height)
+    figure = new_figure(title, "engine-only · largest value of each kind", theme=theme, height=height)
     go = plotly_graph_objects()
     scaled = {tag: [None if v is None else v / divisor for v in values] for tag, values in peaks.items()}
     for i, (label, colour) in enumerate(zip(labels, colours(backends), strict=True)):
