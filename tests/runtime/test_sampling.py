@@ -81,7 +81,8 @@ def test_top_p_breaks_ties_as_hugging_face_does():
 
 
 def test_bad_words_are_hugging_faces(logits):
-    sequences = [[1, 2, 7, 8], [8, 8, 7, 8], [1, 2, 3, 4]]
+    # Rows of five tokens: older versions of the peer leave out words that are longer than the row.
+    sequences = [[9, 1, 2, 7, 8], [9, 8, 8, 7, 8], [9, 1, 2, 3, 4]]
     words = [[5], [7, 8, 11], [8, 12], [1, 2, 3, 4, 13], [0, 1, 2, 3, 4, 14]]
     expected = NoBadWordsLogitsProcessor(words, eos_token_id=None)(torch.tensor(sequences), logits.clone())
     assert torch.equal(ban_words(logits, sequences, [words] * 3), expected)

@@ -162,7 +162,9 @@ _PLAIN: dict[str, Callable[[Any], bool]] = {
     "None": lambda value: value is None,
     "numpy.ndarray": lambda value: isinstance(value, np.ndarray),
     "typing_extensions.Buffer": lambda value: _is_buffer(value),
+    "collections.abc.Buffer": lambda value: _is_buffer(value),  # from Python 3.12 on
     "typing_extensions.CapsuleType": lambda value: type(value).__name__ == "PyCapsule",
+    "types.CapsuleType": lambda value: type(value).__name__ == "PyCapsule",  # from Python 3.13 on
 }
 
 
