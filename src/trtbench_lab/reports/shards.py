@@ -172,15 +172,12 @@ class _Nodes:
             self.values[self._index[node]] += size
             return node
         self._index[node] = len(self.ids)
-        for column, value in (
-            (self.ids, node),
-            (self.labels, escaped(label)),
-            (self.parents, parent),
-            (self.colours, colour),
-            (self.values, size),
-            (self.texts, escaped(text)),
-        ):
-            column.append(value)  # type: ignore[attr-defined]
+        self.ids.append(node)
+        self.labels.append(escaped(label))
+        self.parents.append(parent)
+        self.colours.append(colour)
+        self.values.append(size)
+        self.texts.append(escaped(text))
         return node
 
 

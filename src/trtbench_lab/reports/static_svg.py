@@ -242,7 +242,7 @@ def _treemap(trace: dict[str, Any]) -> str:
     wide, tall = (_WIDTH - 16) / max(len(ranks), 1), _HEIGHT - _TOP - 24
     largest = max((rank[3] for rank in ranks), default=1) or 1
     parts = []
-    for i, (rank, label, _, size) in enumerate(ranks):
+    for i, (rank, label, *_) in enumerate(ranks):
         at, height = _TOP + 18.0, 0.0
         parts.append(f'<text x="{8 + i * wide:.1f}" y="{_TOP + 10}">{html.escape(html.unescape(str(label)))}</text>')
         for node, name, _, value in (n for n in nodes if n[2] == rank):

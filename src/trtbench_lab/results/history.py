@@ -104,7 +104,8 @@ class HistoryView(Sequence[HistoryRow]):
 
     def tables(self) -> list[Table]:
         """One table: a line a run."""
-        columns = ("#", "id", "when (UTC)", "what", "model", "backend", "name", "tags", "numbers")
+        tagged = any(row.tags for row in self._rows)  # most people's runs have none: no empty column for them
+        columns = ("#", "id", "when (UTC)", "what", "model", "backend", "name", *(("tags",) if tagged else ()), "numbers")
         rows = [
             (
                 i,
@@ -114,14 +115,11 @@ class HistoryView(Sequence[HistoryRow]):
                 row.model or "",
                 row.backend,
                 row.name or "",
-                ", ".join(row.tags),
+                *((", ".join(row.tags),) if tagged else ()),
                 row.headline(),
             )
             for i, row in enumerate(self._rows)
         ]
-        if not any(row.tags for row in self._rows):  # most people's runs have none: no empty column for them
-            columns = tuple(column for column in columns if column != "tags")
-            rows = [(*row[:-2], row[-1]) for row in rows]
         return [Table(columns, rows)] if rows else []
 
     def __repr__(self) -> str:
