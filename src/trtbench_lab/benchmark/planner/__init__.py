@@ -1,0 +1,24 @@
+"""The planner: memory, speed, disk and time of a model on a GPU, from its config.json alone, before anything is fetched.
+
+::
+
+    from trtbench_lab.benchmark.planner import plan
+
+    plan("models/llama-3-8b", gpu="H200", tp_size=2, quantization="int8_wo", target="itl_ms=5")
+"""
+
+from __future__ import annotations
+
+from .gpus import GPUS, Gpu, gpu_named
+from .result import MemoryPart, PlanCheck, PlanChoice, PlanResult, Prediction
+
+__all__ = ["GPUS", "Gpu", "MemoryPart", "PlanCheck", "PlanChoice", "PlanResult", "Prediction", "gpu_named", "plan"]
+
+
+def __getattr__(name: str) -> object:
+    # Stored plans are read without what making one needs.
+    if name != "plan":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .planning import plan
+
+    return plan
