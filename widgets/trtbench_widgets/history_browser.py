@@ -44,7 +44,7 @@ class HistoryBrowser(Page):
     filters
         ``text``, ``kind``, ``backend``, ``model``, ``tag``, ``since`` (``"7d"``), and ``metric``: a column of its own.
     sort
-        ``[column, direction]``: ``when``, ``kind``, ``model``, ``backend``, ``name`` or ``metric``; ``asc`` or ``desc``.
+        ``[column, direction]``, for example ``["when", "desc"]``; ``metric`` sorts by the metric column.
     selected
         Ids of the ticked runs.
     opened
