@@ -81,10 +81,9 @@ class LayerErrors(Board):
 
 
 def _listed(results: Result | Iterable[Result] | None, database: Path | str | None) -> list[Result]:
-    if isinstance(results, Result):
-        return [results]
     if results is not None:
-        found = list(results)
+        given = [results] if isinstance(results, Result) else list(results)
+        found = [result for result in given if layer_error_values(result)]  # raises for a kind without layers
     else:
         store = ResultsDatabase(database)
         loaded = [store.get(row.id) for kind in KINDS for row in store.query(kind=kind, limit=20)]

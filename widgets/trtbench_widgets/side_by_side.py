@@ -96,6 +96,8 @@ class SideBySide(Page):
         database: Path | str | None = None,
         theme: str = "auto",
     ) -> None:
+        self._open, self._stop = ExitStack(), threading.Event()
+        self._thread: threading.Thread | None = None
         listed = [engines] if isinstance(engines, str | Path | Engine) else list(engines)
         self._engines, self._hf, self._tokenizer = listed, hf if hf is not False else None, tokenizer
         if len(listed) + (self._hf is not None) > MAX_SIDES:
@@ -108,10 +110,8 @@ class SideBySide(Page):
         self.result: StreamsResult | None = None
         self._database = ResultsDatabase(database)
         self._sources: list[StreamSource] = []
-        self._open = ExitStack()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
         self._made: list[dict[str, Any]] = []
+        self._sent = 0
         self._throttle = Throttle(self._send_new)
         super().__init__(
             prompts=[prompts] if isinstance(prompts, str) else list(prompts),
@@ -229,7 +229,8 @@ class SideBySide(Page):
             tokenizer = self._tokenizer
             texts = [text for text in self.prompts if text.strip()]
             ids = encode_prompts(tokenizer, texts)
-            self._made, self.record, self.panels, self.result = [], {}, [], None
+            self._made, self._sent = [], 0
+            self.record, self.panels, self.result = {}, [], None
             self.status = "running"
             sampling = (self._sampling or SamplingConfig()).replace(max_new_tokens=self.max_new_tokens)
             result = stream_side_by_side(
@@ -293,15 +294,11 @@ class SideBySide(Page):
         self._throttle.update(upto=len(self._made))
 
     def _send_new(self, values: dict[str, Any]) -> None:
-        upto = values["upto"]
-        begin = getattr(self, "_sent_upto", 0)
-        begin = 0 if upto <= begin else begin
-        self._sent_upto = upto
-        self.send({"kind": "tokens", "fresh": begin == 0, "events": self._made[begin:upto]})
+        begin, self._sent = self._sent, values["upto"]
+        self.send({"kind": "tokens", "fresh": begin == 0, "events": self._made[begin : self._sent]})
 
     def _finish(self, result: StreamsResult) -> None:
         self.result = result
-        self._sent_upto = 0
         with self.hold_sync():
             self.sides = [
                 {
