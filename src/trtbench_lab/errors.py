@@ -102,6 +102,10 @@ class FolderInUseError(StorageError):
     """Another writer holds the folder; waiting for it helps."""
 
 
+class WorldError(TrtbenchError):
+    """Ranks could not be started, or a cell on them did not end as it should."""
+
+
 class MissingPackageError(TrtbenchError):
     """An optional package is needed and not installed."""
 

@@ -1,9 +1,9 @@
 """Cells of a notebook on several ranks: a world of MPI processes, what they print and raise, and its end.
 
-    from trtbench_lab.distributed import World
+from trtbench_lab.distributed import World
 
-    with World(ranks=2) as world:
-        print(world.run("rank, comm.allreduce(rank)").values)
+with World(ranks=2) as world:
+    print(world.run("rank, comm.allreduce(rank)").values)
 """
 
 from __future__ import annotations

@@ -1,0 +1,11 @@
+"""Environment variables by which the processes of a world know each other."""
+
+WORLD = "TRTBENCH_WORLD"
+"""The world's id, in every process of it: whoever cleans up finds them by it."""
+RANKS = "TRTBENCH_WORLD_RANKS"
+"""Which start of the ranks a process belongs to; the controller has none, so it outlives a restart of the ranks."""
+FOLDER = "TRTBENCH_WORLD_FOLDER"
+"""Folder that the world's processes share: stacks of the ranks go there."""
+GPUS = "TRTBENCH_WORLD_GPUS"
+"""GPUs of each host to deal out, by comma; empty: none. Without it the host's own are used."""
+FOLDER_PREFIX = "trtbench-world-"
