@@ -1,4 +1,4 @@
-"""One cell on several ranks, from its start to its end, whatever the ranks do: no way through this file waits for ever."""
+"""One cell on several ranks, from its start to its end, whatever the ranks do: nothing here waits for ever."""
 
 from __future__ import annotations
 
@@ -155,7 +155,11 @@ class PendingCell:
         try:
             self._watch()
         except KeyboardInterrupt:
-            self._end_early("The cell was interrupted.", StuckRanksError)
+            try:
+                self._end_early("The cell was interrupted.", StuckRanksError)
+            except KeyboardInterrupt:  # somebody is in a hurry
+                self._world.replace_ranks()
+                raise
         finally:
             self._view.close()
             self._over.set()
@@ -292,7 +296,7 @@ class PendingCell:
             self._world.suspect()
         of = f" of {len(self.ranks)}" if len(self.ranks) > 1 else ""
         headings = "; ".join(shared.heading for shared in distinct_failures(failed))
-        self._fail(RankError(f"The cell failed on {len(failed)}{of} ranks. {headings}.", where="%%trt_mpi"))
+        self._fail(RankError(f"The cell failed on {len(failed)}{of} ranks. {headings.rstrip('.')}.", where="%%trt_mpi"))
 
     def _fail(self, error: RankError) -> None:
         failed = [

@@ -3,7 +3,7 @@
 | metric | merged | why |
 |---|---|---|
 | time and latency: `…_ms`, `…_s`, `…_us`, `…_seconds` | the largest | a step ends when its slowest rank ends |
-| memory: `…_bytes`, `…_mb`, `…_gb`, with or without `gpu_`, `peak_` | the sum; each rank's stays beside it | ranks share a model |
+| memory: `…_bytes`, `…_mb`, `…_gb` | the sum; each rank's stays beside it | ranks share a model |
 | tokens, requests, scores and everything else | rank 0's | every rank sees the same tokens; rank 0 speaks |
 """
 

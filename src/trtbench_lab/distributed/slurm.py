@@ -1,4 +1,4 @@
-"""Slurm: what a job asks for, and the three texts made from it: batch script, ipyparallel profile, script for `srun`."""
+"""Slurm: what a job asks for, and three texts made from it: batch script, ipyparallel profile, script for `srun`."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from .face import FACE
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-_MAGIC = re.compile(r"(?:^|=)\s*%?trt_(?P<verb>[a-z]+)\s(?P<rest>.*)\Z", re.DOTALL)
+_MAGIC = re.compile(r"(?:^|=)\s*%{0,2}trt_(?P<verb>[a-z]+)\s(?P<rest>.*)\Z", re.DOTALL)
 _PATHS = frozenset({"DIR", "FILE", "PATH"})
 _MOST_PATHS = 200
 

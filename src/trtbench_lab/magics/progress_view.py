@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..progress import ProgressEvent
+from ..progress import ProgressEvent, ProgressSink
 from ..progress_text import text_from_event
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ class ProgressView:
     """Receives progress events and shows them once the work has taken a second."""
 
     def __init__(self, shell: InteractiveShell):
+        # In a rank of a world, progress goes to the notebook that the rank works for.
+        self._publish: ProgressSink | None = getattr(shell, "trt_rank_progress", None)
         self._in_place = hasattr(shell, "kernel")
         self._started = time.monotonic()
         self._last = float("-inf")
@@ -30,6 +32,9 @@ class ProgressView:
         self._done: list[str] = []
 
     def __call__(self, event: ProgressEvent) -> None:
+        if self._publish is not None:
+            self._publish(event)
+            return
         now = time.monotonic()
         if event.state != "running" and event.elapsed_s >= _SHOWN_AFTER_S:
             self._done.append(text_from_event(event))
