@@ -67,7 +67,7 @@ def test_a_line_becomes_a_request_and_its_result_is_printed(work: Any, capsys: p
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_is_called(verb: str, work: Any, capsys: pytest.CaptureFixture[str]) -> None:
     seen = work()
-    needed = {"doctor": [], "history": [], "download": ["gpt2"]}.get(verb, ["demo"])
+    needed = {"doctor": [], "history": [], "report": ["r.html"], "download": ["gpt2"]}.get(verb, ["demo"])
     assert main([verb, *needed]) == 0
     assert len(seen) == 1
 

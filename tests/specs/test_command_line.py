@@ -30,6 +30,8 @@ NEEDED = {
     "bench": ["--engine_dir", "e"],
     "explore": ["--engine_dir", "e"],
     "lint": ["--model", "m.onnx"],
+    "plan": ["--model_dir", "m"],
+    "report": [],
     "history": [],
 }
 
@@ -263,6 +265,8 @@ def _example(option: FlatOption) -> list[str]:
             "goodput": ["ttft:500", "tpot:50"],
             "early_stopping": ["never"],
             "kv_cache_memory": ["20GiB"],
+            "gpu": ["H200"],
+            "target": ["itl_ms=5"],
         }
         return examples.get(option.info.name, ["rouge1"])
     if option.words:

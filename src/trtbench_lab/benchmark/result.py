@@ -13,6 +13,8 @@ from ..results.statistics import PERCENTILE_METHOD, Distribution, distribution
 from ..runtime.timing import GenerationTiming
 from . import metrics as formulas
 from .memory import MemoryFigures
+from .planner.checks import checks_of
+from .planner.result import PlanCheck
 
 GIB = 1 << 30  # what the field prints as "gb" in the [BENCHMARK] line
 LABEL = "engine-only: static batches, nothing waits in line"
@@ -163,6 +165,7 @@ class BenchResult(Result):
             tag: getattr(self, tag)
             for tag in ("engine_load_s", "build_s", "weights_bytes", "weights_percent", "decode_read_bytes")
         }
+        checks = self.checks
         for point in self.points:
             numbers: dict[str, Number | None] = {}
             for tag, summary in point.distributions.items():
@@ -171,12 +174,28 @@ class BenchResult(Result):
             numbers["generation_tokens_per_second"] = point.generation_tokens_per_second
             numbers["share_of_read_bandwidth"] = self.share_of_read_bandwidth(point)
             numbers.update(point.memory.as_metrics())
+            for check in (check for check in checks if check.label == point.label):
+                numbers[f"predicted_{check.metric}"] = check.predicted
+                numbers[f"{check.metric.removesuffix('_ms')}_prediction_error"] = check.error_percent
             flat.update({f"{point.label}.{tag}": value for tag, value in numbers.items()})
         return flat
 
     def tables(self) -> list[Table]:
-        """Throughput, percentiles, memory, and the engine's facts."""
-        return [self.speed_table, self._percentile_table(), self._memory_table(), self._facts_table()]
+        """Throughput, what was planned, percentiles, memory, and the engine's facts."""
+        tables = [self.speed_table, self._percentile_table(), self._memory_table(), self._facts_table()]
+        if self.checks:
+            tables.insert(1, self._prediction_table())
+        return tables
+
+    @property
+    def checks(self) -> list[PlanCheck]:
+        """What a plan had predicted of this benchmark, beside what was measured; empty where nothing was planned."""
+        return checks_of(self)
+
+    def _prediction_table(self) -> Table:
+        columns = ("configuration", "metric", "predicted", "measured", "error (%)")
+        rows = [(item.label, item.metric, item.predicted, item.measured, item.error_percent) for item in self.checks]
+        return Table(columns, rows, title="Planned beforehand", note="Error: 100 · (predicted − measured) / measured.")
 
     def __repr__(self) -> str:
         return "\n".join([*self.lines, "", super().__repr__()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..benchmark.planner.result import PlanResult
 from ..benchmark.result import BenchResult
 from ..benchmark.serving_result import ServingResult
 from ..evaluation.compare_result import CompareResult
@@ -28,6 +29,7 @@ from .layers import (
 from .memory import compare_memory, memory
 from .memory_timeline import memory_over_time
 from .pareto import quality_pareto
+from .plan import plan_choices, plan_memory, plan_roofline
 from .serving import serving_latency, serving_throughput, serving_timeline
 from .shards import shard_balance, shard_treemap
 from .sides import compare_speed, rouge_bars, summarize_speed
@@ -53,6 +55,9 @@ __all__ = [
     "memory",
     "memory_by_module",
     "memory_over_time",
+    "plan_choices",
+    "plan_memory",
+    "plan_roofline",
     "precision_map",
     "quality_pareto",
     "quantization_tradeoff",
@@ -81,6 +86,9 @@ def figures_for(result: Result, *, theme: str = "auto") -> list[go.Figure]:
         if len({point.batch_size for point in result.points}) > 1:
             figures.append(throughput_over_batch(result, theme=theme))
         return [*figures, memory(result, theme=theme)]
+    if isinstance(result, PlanResult):
+        choices = [plan_choices(result, theme=theme)] if result.choices else []
+        return [plan_memory(result, theme=theme), plan_roofline(result, theme=theme), *choices]
     if isinstance(result, ServingResult):
         return [
             serving_timeline(result, theme=theme),

@@ -24,6 +24,7 @@ _MIGRATIONS: dict[tuple[str, int], Migration] = {}
 _DECLARED_IN = {
     "bench": "trtbench_lab.benchmark.result",
     "serving": "trtbench_lab.benchmark.serving_result",
+    "plan": "trtbench_lab.benchmark.planner.result",
     "compare": "trtbench_lab.evaluation.compare_result",
     "summarize": "trtbench_lab.evaluation.summarize_result",
     "perplexity": "trtbench_lab.evaluation.perplexity",

@@ -464,6 +464,14 @@ _add(
     "One near tie is enough to diverge: look at the margins and the logit difference before worrying.",
 )
 _add(
+    "prediction_error",
+    "Error of the prediction",
+    "%",
+    NEITHER,
+    "100 · (predicted − measured) / measured",
+    "How far a plan made beforehand for the same model, mapping, quantization, machine and workload was off.",
+)
+_add(
     "speedup",
     "Speed-up",
     "×",

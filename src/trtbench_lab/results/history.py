@@ -25,6 +25,7 @@ HEADLINES = (
     "ttft_ms_p50",
     "ttft_ms",
     "tokens_per_sec",
+    "itl_prediction_error",
     "share_of_read_bandwidth",
 )
 _SHOWN_NUMBERS = 4

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # A verb's module is loaded when the verb is first used: none of them is light, and most command lines need one.
 _MODULES = {
     "doctor": "examination",
+    "plan": "planning",
     "download": "intake",
     "convert": "intake",
     "quantize": "intake",
@@ -30,6 +31,7 @@ _MODULES = {
     "explore": "exploration",
     "lint": "linting",
     "history": "listing",
+    "report": "reporting",
 }
 
 __all__ = [
@@ -42,15 +44,19 @@ __all__ = [
     "explore",
     "history",
     "lint",
+    "plan",
     "quantize",
+    "report",
     "run",
     "summarize",
 ]
 
 
 def verb(name: str) -> Any:
-    """Return the function of the verb `name`."""
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    """Return the function of the verb `name`; what it keeps carries the request."""
+    from .keeping import asked_by
+
+    return asked_by(name, getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name))
 
 
 def __getattr__(name: str) -> Any:

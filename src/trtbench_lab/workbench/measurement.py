@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmark import BenchResult, decode_read_bytes, read_bandwidth, run_static
+from ..benchmark.planner.checks import LINK, PREDICTED, link_of, machine_name, predicted_for
 from ..benchmark.serving_result import ServingResult
 from ..benchmark.side_by_side import BenchCsv, BenchPair
 from ..engine import Engine
@@ -18,6 +19,7 @@ from ..storage import staged_file
 from .keeping import keep
 from .labels import quantization_label
 from .loading import hf_dir_for, hf_runner_for, open_engine
+from .planning import stored_plans
 
 
 def bench(
@@ -39,7 +41,8 @@ def bench(
     label = engine.name
     with runner:
         facts = _facts(engine, runner, load_s)
-        ours = keep(run_static(runner, spec.bench, model=label, name=spec.name, facts=facts, progress=progress))
+        measured = run_static(runner, spec.bench, model=label, name=spec.name, facts=facts, progress=progress)
+        ours = keep(_beside_plans(measured, engine))
     if not spec.test_hf:
         return _shown(spec, ours)
     hf = hf_runner_for(
@@ -54,6 +57,15 @@ def bench(
     }
     theirs = run_static(hf, spec.bench, model=hf.name, name=spec.name, facts=hf_facts, progress=progress)
     return _shown(spec, BenchPair(engine=ours, huggingface=keep(theirs)))
+
+
+def _beside_plans(result: BenchResult, engine: Engine) -> BenchResult:
+    """Return the result with its key, and with what plans of the same had predicted."""
+    config, dtype = engine.config.pretrained_config, engine.config.build_config.compute_dtype
+    link = link_of(config, dtype, machine_name(), result.backend)
+    predicted = predicted_for(link, stored_plans(), [point.label for point in result.points])
+    added = {LINK: link, **({PREDICTED: predicted} if predicted else {})}
+    return result.replace(samples={**result.samples, **added})
 
 
 def _facts(engine: Engine, runner: ModelRunner, load_s: float) -> dict[str, Any]:

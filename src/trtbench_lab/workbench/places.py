@@ -10,7 +10,7 @@ from ..errors import IntakeError, suggest
 from ..progress import ProgressSink
 from ..storage import digest_of_json, home_dir
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def model_dir_from(source: str, *, progress: ProgressSink | None = None) -> Path:
@@ -33,7 +33,7 @@ def model_dir_from(source: str, *, progress: ProgressSink | None = None) -> Path
     path = Path(source).expanduser()
     if path.exists():
         return path
-    if not _HUB_ID.fullmatch(source) or source.startswith(("./", "../", "/")) or source.count("/") != 1:
+    if not HUB_ID.fullmatch(source) or source.startswith(("./", "../", "/")) or source.count("/") != 1:
         raise IntakeError(
             "There is no model folder here.",
             where=source,

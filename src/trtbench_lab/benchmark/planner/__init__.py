@@ -1,4 +1,4 @@
-"""The planner: memory, speed, disk and time of a model on a GPU, from its config.json alone, before anything is fetched.
+"""The planner: memory, speed, disk and time of a model on a GPU, from its config.json alone, nothing fetched or run.
 
 ::
 
@@ -9,13 +9,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .gpus import GPUS, Gpu, gpu_named
 from .result import MemoryPart, PlanCheck, PlanChoice, PlanResult, Prediction
+
+if TYPE_CHECKING:
+    from .planning import plan
 
 __all__ = ["GPUS", "Gpu", "MemoryPart", "PlanCheck", "PlanChoice", "PlanResult", "Prediction", "gpu_named", "plan"]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     # Stored plans are read without what making one needs.
     if name != "plan":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What GPUs can do: memory, bandwidth and arithmetic as their makers publish them, and as this project measured them."""
+"""What GPUs can do: memory, bandwidth and arithmetic as published, and as this project measured it."""
 
 from __future__ import annotations
 

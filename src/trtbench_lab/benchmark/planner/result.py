@@ -136,7 +136,7 @@ class PlanCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanResult(Result):
-    """What a model will need and reach on a GPU, from its configuration alone. Every number is predicted, none measured.
+    """What a model will need and reach on a GPU, from its configuration alone: predicted, not measured.
 
     Attributes
     ----------
@@ -233,17 +233,17 @@ class PlanResult(Result):
     def metrics(self) -> dict[str, Number | None]:
         flat: dict[str, Number | None] = {}
         for item in self.predictions:
-            flat[f"{item.label}.ttft_ms"] = item.ttft_ms
-            flat[f"{item.label}.itl_ms"] = item.itl_ms
-            flat[f"{item.label}.latency_ms"] = item.latency_ms
-            flat[f"{item.label}.tokens_per_sec"] = item.tokens_per_sec
-        flat["memory_bytes"] = self.memory_bytes
+            flat[f"{item.label}.predicted_ttft_ms"] = item.ttft_ms
+            flat[f"{item.label}.predicted_itl_ms"] = item.itl_ms
+            flat[f"{item.label}.predicted_latency_ms"] = item.latency_ms
+            flat[f"{item.label}.predicted_tokens_per_sec"] = item.tokens_per_sec
+        flat["predicted_memory_bytes"] = self.memory_bytes
         flat["capacity_bytes"] = self.capacity_bytes
-        flat["weights_bytes"] = self.part("weights")
-        flat["kv_cache_bytes"] = self.part("K/V cache")
+        flat["predicted_weights_bytes"] = self.part("weights")
+        flat["predicted_kv_cache_bytes"] = self.part("K/V cache")
         flat["largest_batch"] = self.largest_batch
         for name in ("download_bytes", "checkpoint_bytes", "engine_bytes", "build_s"):
-            flat[name] = getattr(self, name)
+            flat[f"predicted_{name}"] = getattr(self, name)
         return flat
 
     def tables(self) -> list[Table]:

@@ -5,10 +5,12 @@ from .bench import BenchSpec, DoctorSpec, HistorySpec
 from .build import BuildSpec
 from .convert import ConvertSpec, DownloadSpec, QuantizeSpec
 from .explore import ExploreSpec, LintSpec
+from .plan import PlanSpec, ReportSpec
 from .run import CompareSpec, RunSpec, SummarizeSpec
 
 REQUESTS: dict[str, type[Spec]] = {
     "doctor": DoctorSpec,
+    "plan": PlanSpec,
     "download": DownloadSpec,
     "convert": ConvertSpec,
     "quantize": QuantizeSpec,
@@ -20,6 +22,7 @@ REQUESTS: dict[str, type[Spec]] = {
     "explore": ExploreSpec,
     "lint": LintSpec,
     "history": HistorySpec,
+    "report": ReportSpec,
 }
 """Verb → the spec of its request, in the order of the path through the workbench."""
 
@@ -34,7 +37,9 @@ __all__ = [
     "ExploreSpec",
     "HistorySpec",
     "LintSpec",
+    "PlanSpec",
     "QuantizeSpec",
+    "ReportSpec",
     "RunSpec",
     "SummarizeSpec",
 ]

@@ -18,7 +18,7 @@ from .shared import (
 
 RESULT_KINDS = (
     *("download", "convert", "quantize", "build", "run", "compare", "summarize"),
-    *("bench", "serving", "perplexity", "explore", "explore_pair"),
+    *("bench", "serving", "perplexity", "explore", "explore_pair", "plan"),
 )
 
 
