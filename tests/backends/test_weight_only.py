@@ -123,6 +123,7 @@ def test_zero_inputs_give_zero(tmp_path):
     from trtbench_lab.backends.onnxruntime.integer_product import use_integers
     from trtbench_lab.network.export import ExportedNetwork
     from trtbench_lab.network.linear import Linear
+    from trtbench_lab.quantization.linear_kinds import LinearKind
     from trtbench_lab.quantization.weight_only import WeightOnlyScheme, dequantize, quantize
 
     scheme = WeightOnlyScheme(8)
@@ -134,7 +135,7 @@ def test_zero_inputs_give_zero(tmp_path):
     node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     graph = ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 24, "com.microsoft": 1})
     network = ExportedNetwork(ir.Model(graph, ir_version=11), {}, (), {})
-    use_integers(node, network, "layer", Linear(32, 6, bias=False, scheme=scheme), scheme)
+    use_integers(node, network, "layer", Linear(32, 6, bias=False, kind=LinearKind(QuantConfig(quant_algo="W8A16"))), scheme)
     network.write(tmp_path / "m.onnx", {"layer.weight": packed, "layer.per_channel_scale": scales})
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     rows = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))

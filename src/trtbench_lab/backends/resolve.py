@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import BuildError, SpecError
 from ..network.decoder import check_supported
-from ..quantization.weight_only import scheme_from_config
+from ..quantization.linear_kinds import kinds_in
 from ..specs import BuildConfig, ModelConfig, PluginConfig
 
 # Options that mean nothing here: field → why.
@@ -76,7 +76,7 @@ def resolve_without_plugins(
     """
     try:
         check_supported(model_config, paged=paged)
-        scheme_from_config(model_config.quantization)
+        kinds_in(model_config)
     except SpecError as error:
         raise BuildError(error.what, where=error.where, remedy=error.remedy) from error
     dtype, notes = _compute_dtype(model_config, build_config, compute_dtypes, reason)

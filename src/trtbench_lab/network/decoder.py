@@ -15,7 +15,7 @@ from torch import nn
 
 from ..errors import SpecError
 from ..plugins.matmul.plugins import GEMM
-from ..quantization.weight_only import WeightOnlyScheme, scheme_from_config
+from ..quantization.linear_kinds import LinearForm, kind_of
 from ..specs import Mapping, ModelConfig, PluginConfig
 from . import ops
 from .attention import Attention, StepContext
@@ -28,6 +28,14 @@ from .rotary import inverse_frequencies, rotary_tables
 from .signature import kv_heads_per_rank
 
 POSITIONS = ("learned_absolute", "rope_gpt_neox", "rope_gptj")
+_PLUGIN_OF = {
+    None: "gemm_plugin",
+    LinearForm.CHANNELS: "weight_only_quant_matmul_plugin",
+    LinearForm.GROUPS: "weight_only_groupwise_quant_matmul_plugin",
+    LinearForm.INT8: "smooth_quant_gemm_plugin",
+    LinearForm.FP8: "gemm_plugin",
+}
+"""Form of a linear layer → the option that has it computed by a plugin."""
 
 
 class DecoderLayer(nn.Module):
@@ -234,19 +242,9 @@ class Decoder(nn.Module):
 
     def _linear(self, name: str, in_features: int, out_features: int, bias: bool, *, by_input: bool = False) -> Linear:
         reduce = self.communicator if by_input and self.mapping.tp_size > 1 else None
-        scheme = self._scheme(name)
-        if scheme is None:
-            plugin = "gemm_plugin"
-        elif scheme.group_size is None:
-            plugin = "weight_only_quant_matmul_plugin"
-        else:
-            plugin = "weight_only_groupwise_quant_matmul_plugin"
-        use_plugin = self._uses(plugin)
-        return Linear(in_features, out_features, bias=bias, scheme=scheme, reduce=reduce, use_plugin=use_plugin)
-
-    def _scheme(self, module: str) -> WeightOnlyScheme | None:
-        quantization = self.config.quantization
-        return None if quantization.excludes(module) else scheme_from_config(quantization)
+        kind = kind_of(self.config, name)
+        use_plugin = self._uses(_PLUGIN_OF[None if kind is None else kind.form])
+        return Linear(in_features, out_features, bias=bias, kind=kind, reduce=reduce, use_plugin=use_plugin)
 
     def _uses(self, plugin: str) -> bool:
         return self.plugin_config is not None and self.plugin_config.enabled(plugin)

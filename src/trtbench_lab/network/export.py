@@ -23,7 +23,7 @@ from .decoder import Decoder
 from .export_log import LogSink, captured_log
 from .initializers import PAGE_BYTES, DataFile, Initializer, Released, Weights, constant, from_checkpoint
 from .linear import Linear
-from .loading import FLOAT32_TENSORS, cast_floats
+from .loading import cast_floats, kept_types
 from .node_names import node_name
 from .onnx_functions import FUNCTION_VERSION, OPSET, functions_for
 from .onnx_translation import translation_table
@@ -228,7 +228,7 @@ def export_network(
             node.attributes.pop("num_outputs", None)
     name_variants(model.graph)
     _add_functions(model)
-    quantized = {name: module for name, module in whole.named_modules() if isinstance(module, Linear) and module.scheme}
+    quantized = {name: module for name, module in whole.named_modules() if isinstance(module, Linear) and module.kind}
     initializers = _initializers(whole, quantized, dtype)
     _declare(model.graph, initializers)
     return ExportedNetwork(model, initializers, io, quantized)
@@ -392,20 +392,16 @@ def _add_functions(model: ir.Model) -> None:
 
 def _initializers(decoder: Decoder, quantized: dict[str, Linear], dtype: torch.dtype) -> dict[str, Initializer]:
     """Return the content of every parameter and table of the whole decoder (on the meta device)."""
+    kept = kept_types(decoder)
     found: dict[str, Initializer] = {}
     for name, parameter in decoder.named_parameters():
         if name.rpartition(".")[0] not in quantized or name.endswith(".bias"):
-            found[name] = from_checkpoint(name, tuple(parameter.shape), _kept(name, dtype))
+            found[name] = from_checkpoint(name, tuple(parameter.shape), kept.get(name, dtype))
     for module, linear in quantized.items():
         found |= quantized_initializers(module, linear, dtype)
     for name, table in decoder.rotary_tables().items():
-        found[name] = constant(table.to(_kept(name, dtype)))
+        found[name] = constant(table.to(kept.get(name, dtype)))
     return found
-
-
-def _kept(name: str, dtype: torch.dtype) -> torch.dtype:
-    """Return the type that the tensor `name` has in a network computed in `dtype`."""
-    return torch.float32 if name.rpartition(".")[2] in FLOAT32_TENSORS else dtype
 
 
 def _declare(graph: ir.Graph, initializers: dict[str, Initializer]) -> None:

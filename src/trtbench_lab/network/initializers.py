@@ -185,7 +185,9 @@ _ONNX_DTYPES = {
     torch.bfloat16: ir.DataType.BFLOAT16,
     torch.int8: ir.DataType.INT8,
     torch.uint8: ir.DataType.UINT8,
+    torch.int32: ir.DataType.INT32,
     torch.int64: ir.DataType.INT64,
+    torch.float8_e4m3fn: ir.DataType.FLOAT8E4M3FN,
 }
 
 

@@ -1,4 +1,4 @@
-"""Linear layers: plain or weight-only quantized, whole or split over tensor-parallel ranks."""
+"""Linear layers: plain or quantized, whole or split over tensor-parallel ranks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from ..plugins.frame import Plugin
-from ..plugins.matmul.plugins import GEMM, GEMM_BIAS, weight_only_plugin
-from ..plugins.weight_only_matmul import weight_only_matmul
+from ..plugins.matmul.plugins import GEMM, GEMM_BIAS
+from ..quantization.linear_kinds import COMPUTED, LinearKind
 from ..quantization.weight_only import WeightOnlyScheme
 from . import ops
 from .communicator import Communicator
+from .quantized_product import plugin_for, quantized_product
 
 
 class Linear(nn.Module):
@@ -25,17 +26,19 @@ class Linear(nn.Module):
         Extents on this rank.
     bias
         Whether there is a bias.
-    scheme
-        How the weight is quantized, or None.
+    kind
+        How the layer is quantized, or None; its tensors are the layer's parameters.
     reduce
         Set for a layer split by input: partial products are summed over it, then the bias is added once.
     use_plugin
-        Compute with the plugin of the project's own kernels, where one takes these extents.
+        Compute with the plugin of the project's own kernels, where one takes this kind and these extents.
 
     Attributes
     ----------
     plugin
-        The plugin that a quantized layer is computed with, or None.
+        The plugin that a quantized layer's product is computed with, or None.
+    keeps
+        Parameters that keep their type whatever is computed in.
     """
 
     def __init__(
@@ -44,38 +47,48 @@ class Linear(nn.Module):
         out_features: int,
         *,
         bias: bool,
-        scheme: WeightOnlyScheme | None = None,
+        kind: LinearKind | None = None,
         reduce: Communicator | None = None,
         use_plugin: bool = False,
     ):
         super().__init__()
-        self.in_features, self.out_features, self.scheme, self.reduce = in_features, out_features, scheme, reduce
+        self.in_features, self.out_features, self.kind, self.reduce = in_features, out_features, kind, reduce
         self.use_plugin = use_plugin
         self.plugin: Plugin | None = None
-        if use_plugin and scheme is not None:
-            self.plugin = weight_only_plugin(scheme, in_features)
-        if scheme is None:
+        self.keeps: tuple[str, ...] = ()
+        if kind is None:
             self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
         else:
-            packed = torch.empty(scheme.packed_shape(out_features, in_features), dtype=torch.int8)
-            self.weight = nn.Parameter(packed, requires_grad=False)
-            scale = nn.Parameter(torch.empty(scheme.scale_shape(out_features, in_features)), requires_grad=False)
-            self.register_parameter(scheme.scale_name, scale)
+            self.plugin = plugin_for(kind, in_features) if use_plugin else None
+            self._add_tensors(kind)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
 
+    @property
+    def scheme(self) -> WeightOnlyScheme | None:
+        """How the weight is stored, of a layer that multiplies by dequantized weights; else None."""
+        return None if self.kind is None else self.kind.scheme
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.scheme is None and self.reduce is None:
+        if self.kind is None and self.reduce is None:
             if not self.use_plugin:
                 return ops.linear(x, self.weight, self.bias)
             return GEMM(x, self.weight) if self.bias is None else GEMM_BIAS(x, self.weight, self.bias)
-        if self.scheme is None:
+        if self.kind is None:
             y = GEMM(x, self.weight) if self.use_plugin else ops.linear(x, self.weight, None)
-        elif self.plugin is not None:
-            attributes = {} if self.scheme.group_size is None else {"group_size": self.scheme.group_size}
-            y = self.plugin(x, self.weight, getattr(self, self.scheme.scale_name), **attributes)
         else:
-            scale = getattr(self, self.scheme.scale_name)
-            y = weight_only_matmul(x, self.weight, scale, self.scheme)
+            y = quantized_product(x, self.kind, self._parameters, self.plugin)
         if self.reduce is not None:
             y = self.reduce.all_reduce(y)
         return y if self.bias is None else y + self.bias
+
+    def _add_tensors(self, kind: LinearKind) -> None:
+        kept = []
+        for tensor in kind.tensors(self.out_features, self.in_features):
+            dtype = torch.get_default_dtype() if tensor.dtype == COMPUTED else getattr(torch, tensor.dtype)
+            if tensor.suffix == "zero" and self.plugin is not None:  # kernels subtract integers
+                dtype = torch.int8
+            if tensor.dtype != COMPUTED:
+                kept.append(tensor.suffix)
+            content = torch.empty(tensor.shape, dtype=dtype)
+            self.register_parameter(tensor.suffix, nn.Parameter(content, requires_grad=False))
+        self.keeps = tuple(kept)

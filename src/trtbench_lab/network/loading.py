@@ -46,18 +46,22 @@ def assign_tensors(decoder: nn.Module, tensors: Mapping[str, torch.Tensor]) -> N
             module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
 
 
-FLOAT32_TENSORS = ("kv_cache_scaling_factor", "kv_unit_scale")
-"""Last parts of the names of tensors that keep float32 whatever is computed in: steps of a cache."""
+def kept_types(decoder: nn.Module) -> dict[str, torch.dtype]:
+    """Return the tensors that keep a type of their own whatever is computed in, with that type.
+
+    They are integers, FP8 weights, and steps whose last bits decide how something is rounded: each module names its own
+    in ``keeps``.
+    """
+    found: dict[str, torch.dtype] = {}
+    for path, module in decoder.named_modules():
+        for leaf in getattr(module, "keeps", ()):
+            if isinstance(tensor := getattr(module, leaf, None), torch.Tensor):
+                found[f"{path}.{leaf}" if path else leaf] = tensor.dtype
+    return found
 
 
 def cast_floats(decoder: nn.Module, dtype: torch.dtype) -> None:
-    """Turn every floating parameter and table into `dtype`; packed integers and steps of a cache stay."""
+    """Turn every parameter and table into `dtype`, but for those that keep their own."""
+    kept = kept_types(decoder)
     named = [*decoder.named_parameters(), *decoder.named_buffers()]
-    assign_tensors(
-        decoder,
-        {
-            name: value.to(dtype)
-            for name, value in named
-            if value.is_floating_point() and name.rpartition(".")[2] not in FLOAT32_TENSORS
-        },
-    )
+    assign_tensors(decoder, {name: value.to(dtype) for name, value in named if name not in kept})

@@ -12,9 +12,9 @@ import onnx
 import onnx_ir as ir
 
 from ..plugins.frame import function_source
-from ..plugins.function_node import PLUGIN_DOMAIN
 from ..plugins.registry import plugins_by_op_type
 from . import collectives
+from .onnx_quantized_functions import QUANTIZED_SOURCES
 from .ops import TENSORRT_DOMAIN
 
 OPSET = 24
@@ -36,36 +36,7 @@ _SOURCES = {
         {
             context = Attention <scale = 1.0> (query, key, value, mask)
         }""",
-    (PLUGIN_DOMAIN, "Int8MatMul"): """
-        <domain: "trtbench", opset_import: ["" : 24]>
-        Int8MatMul (x, weight, scale) => (y)
-        {
-            dense = DequantizeLinear <axis = 0> (weight, scale)
-            transposed = Transpose <perm = [1, 0]> (dense)
-            y = MatMul (x, transposed)
-        }""",
-    (PLUGIN_DOMAIN, "Int8GroupMatMul"): """
-        <domain: "trtbench", opset_import: ["" : 24]>
-        Int8GroupMatMul <in_features: int> (x, weight, scale) => (y)
-        {
-            groups = DequantizeLinear <axis = 0> (weight, scale)
-            rows = Constant <value_ints = [-1]> ()
-            width = Constant <value_int: int = @in_features> ()
-            axis = Constant <value_ints = [0]> ()
-            columns = Unsqueeze (width, axis)
-            shape = Concat <axis = 0> (rows, columns)
-            dense = Reshape (groups, shape)
-            transposed = Transpose <perm = [1, 0]> (dense)
-            y = MatMul (x, transposed)
-        }""",
-    (PLUGIN_DOMAIN, "Int4MatMul"): """
-        <domain: "trtbench", opset_import: ["" : 24]>
-        Int4MatMul <group_size: int> (x, weight, scale) => (y)
-        {
-            dense = DequantizeLinear <axis = 1, block_size: int = @group_size> (weight, scale)
-            transposed = Transpose <perm = [1, 0]> (dense)
-            y = MatMul (x, transposed)
-        }""",
+    **QUANTIZED_SOURCES,
 }
 
 

@@ -68,6 +68,8 @@ class PagedAttention(nn.Module):
         How the cache is paged. A quantized one gives the layer a parameter ``kv_cache_scaling_factor`` (1,) float32.
     """
 
+    keeps = ("kv_cache_scaling_factor",)
+
     def __init__(self, qkv: Linear, dense: Linear, shape: AttentionShape, form: PagedForm):
         super().__init__()
         self.qkv, self.dense, self.shape, self.form = qkv, dense, shape, form
@@ -111,6 +113,7 @@ class PagedDecoder(Decoder):
     """
 
     paged = True
+    keeps = ("kv_unit_scale",)
 
     def __init__(self, *arguments: Any, form: PagedForm, **options: Any):
         self.form = form

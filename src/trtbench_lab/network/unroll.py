@@ -5,18 +5,21 @@ from __future__ import annotations
 import ast
 
 import onnx_ir as ir
+from torch import nn
 
 from ..errors import BuildError
 from .decoder import Decoder
+from .linear import Linear
 
 _PREFIX = "transformer.layers."
 
 
 def layers_are_alike(decoder: Decoder) -> bool:
-    """Whether all layers have parameters of the same names, shapes and types."""
+    """Whether all layers have parameters of the same names, shapes and types, and linear layers of the same kinds."""
 
-    def traits(layer: object) -> list[object]:
-        return [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in layer.named_parameters()]  # type: ignore[attr-defined]
+    def traits(layer: nn.Module) -> list[object]:
+        parameters = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in layer.named_parameters()]
+        return [*parameters, *(module.kind for module in layer.modules() if isinstance(module, Linear))]
 
     first, *others = [traits(layer) for layer in decoder.transformer.layers]
     return all(other == first for other in others)

@@ -13,11 +13,10 @@ from ..quantization.weight_only import WeightOnlyScheme, dequantize
 from .function_node import PLUGIN_DOMAIN, function_node
 
 
-def function_name(scheme: WeightOnlyScheme) -> str:
-    """Return the op type of the nodes that multiply by weights of `scheme`."""
-    if scheme.bits == 4:
-        return "Int4MatMul"
-    return "Int8MatMul" if scheme.group_size is None else "Int8GroupMatMul"
+def function_name(scheme: WeightOnlyScheme, *, has_zero: bool = False) -> str:
+    """Return the op type of the nodes that multiply by weights of `scheme`, in groups possibly with zero points."""
+    kind = "Int4" if scheme.bits == 4 else "Int8" if scheme.group_size is None else "Int8Group"
+    return f"{kind}{'Zero' if has_zero else ''}MatMul"
 
 
 def block_size(scheme: WeightOnlyScheme, in_features: int) -> int:
@@ -34,7 +33,12 @@ def block_size(scheme: WeightOnlyScheme, in_features: int) -> int:
 
 
 def weight_only_matmul(
-    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, scheme: WeightOnlyScheme
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    scheme: WeightOnlyScheme,
+    *,
+    zero: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Multiply by a quantized weight.
 
@@ -48,6 +52,8 @@ def weight_only_matmul(
         See `WeightOnlyScheme.scale_shape`.
     scheme
         Bits and grouping.
+    zero
+        Zero points in the shape of `scale`, see `quantization.weight_only.integer_zero_points`; or None.
 
     Returns
     -------
@@ -55,18 +61,25 @@ def weight_only_matmul(
     """
     if torch.compiler.is_exporting():
         like = x.new_empty((*x.shape[:-1], weight.shape[0]))
-        name, attributes = function_name(scheme), {}
-        if name == "Int4MatMul":
+        name, attributes = function_name(scheme, has_zero=zero is not None), {}
+        if scheme.bits == 4 or zero is not None:
             attributes = {"group_size": block_size(scheme, x.shape[-1])}
-        elif name == "Int8GroupMatMul":
-            attributes = {"in_features": x.shape[-1]}
-        return function_node(f"{PLUGIN_DOMAIN}::{name}", [x, weight, scale], attributes, like)
-    return reference(x, weight, scale, scheme)
+        if scheme.bits == 8 and scheme.group_size is not None:
+            attributes["in_features"] = x.shape[-1]
+        inputs = [x, weight, scale] if zero is None else [x, weight, scale, zero]
+        return function_node(f"{PLUGIN_DOMAIN}::{name}", inputs, attributes, like)
+    return reference(x, weight, scale, scheme, zero)
 
 
-def reference(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, scheme: WeightOnlyScheme) -> torch.Tensor:
+def reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    scheme: WeightOnlyScheme,
+    zero: torch.Tensor | None = None,
+) -> torch.Tensor:
     """The definition: build the dense weight, then multiply."""
     if scheme.group_size is None and scheme.bits == 8:
         # A scale a channel can be applied to the product instead: half the passes over the weight.
         return F.linear(x, weight.to(x.dtype)) * scale.to(x.dtype)
-    return F.linear(x, dequantize(weight, scale, scheme, dtype=x.dtype))
+    return F.linear(x, dequantize(weight, scale, scheme, zeros=zero, dtype=x.dtype))

@@ -36,6 +36,11 @@ def rounded_to_fp8(x: torch.Tensor) -> torch.Tensor:
     return x.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
 
 
+def through_fp8(x: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """Return x (…, in) as multiples of `step` (1,) that E4M3 has, in the type of x (W4A8's inputs)."""
+    return (rounded_to_fp8(x.float() / step).float() * step).to(x.dtype)
+
+
 def fp8_product(
     x: torch.Tensor, weight: torch.Tensor, weight_step: torch.Tensor, x_step: torch.Tensor | None = None
 ) -> torch.Tensor:

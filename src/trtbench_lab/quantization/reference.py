@@ -8,7 +8,7 @@ import torch
 
 from ..errors import QuantizationError
 from ..specs import QuantAlgo, QuantConfig
-from .fp8 import fp8_product, rounded_to_fp8
+from .fp8 import fp8_product, through_fp8
 from .smoothquant import integer_product
 from .weight_only import WeightOnlyScheme, dequantize
 
@@ -44,8 +44,7 @@ def layer_output(x: torch.Tensor, tensors: Mapping[str, torch.Tensor], algo: Qua
     if "prequant_scaling_factor" in tensors:
         x = x * tensors["prequant_scaling_factor"].to(x.dtype)
     if algo is QuantAlgo.W4A8_AWQ:
-        step = tensors["activation_scaling_factor"]
-        x = (rounded_to_fp8(x.float() / step).float() * step).to(x.dtype)
+        x = through_fp8(x, tensors["activation_scaling_factor"])
     return x @ dense_weight(tensors, algo).to(x.dtype).t()
 
 

@@ -12,6 +12,7 @@ from ...errors import EngineError
 from ...network.communicator import Communicator
 from ...network.paged import PagedDecoder
 from ...network.signature import PagedForm
+from ...quantization.linear_kinds import LinearForm, kinds_in
 from ...specs import BuildConfig, ModelConfig, PluginConfig
 from ..protocol import Availability, BuildReporter, EngineDescription, Resolution, engine_file_name
 from ..resolve import resolve_without_plugins
@@ -72,10 +73,7 @@ class TorchBuilder:
         if build_config.visualize and model_config.mapping.tp_size > 1:
             notes.append("visualize has no effect: a network split over tensor-parallel ranks is not exported to ONNX.")
             config = config.replace(visualize=False)
-        if model_config.quantization.quant_algo is not None:
-            notes.append(
-                "Weight-only layers rebuild the dense weight in every step: exact, and slower than dense ones."
-            )
+        notes += quantization_notes(model_config)
         return Resolution(config, notes)
 
     def build(
@@ -179,6 +177,19 @@ def _load_paged(
         table=read_cache(path.with_name(TIMING_CACHE_NAME)),
         store=store_of(path) if device.type == "cuda" else KernelStore(),
     )
+
+
+def quantization_notes(config: ModelConfig) -> list[str]:
+    """Say how the definitions of quantized layers run."""
+    forms = {kind.form for kind in kinds_in(config)}
+    notes = []
+    if forms & {LinearForm.CHANNELS, LinearForm.GROUPS}:
+        notes.append("Weight-only layers rebuild the dense weight in every step: exact, and slower than dense ones.")
+    if LinearForm.INT8 in forms:
+        notes.append("SmoothQuant layers multiply integers, summed in int32.")
+    if LinearForm.FP8 in forms:
+        notes.append("FP8 layers round inputs to E4M3 and multiply in float32: the definition, not FP8 arithmetic.")
+    return notes
 
 
 def default_device() -> torch.device:

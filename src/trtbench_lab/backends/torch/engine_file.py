@@ -15,7 +15,7 @@ from ...network.communicator import Communicator
 from ...network.decoder import Decoder
 from ...network.initializers import Released, Weights, tensor_of
 from ...network.linear import Linear
-from ...network.loading import FLOAT32_TENSORS, assign_tensors
+from ...network.loading import assign_tensors, kept_types
 from ...network.signature import PagedForm
 from ...specs import ModelConfig, PluginConfig
 
@@ -129,12 +129,10 @@ def write_engine_file(
     """
     decoder = engine_decoder(config, layout, form=form)
     transposed = _transposed(decoder, layout)
-    tensors = {}
+    kept, tensors = kept_types(decoder), {}
     for name, parameter in decoder.named_parameters():
         shape = tuple(parameter.shape)
-        dtype = "int8" if parameter.dtype == torch.int8 else layout.dtype
-        if name.rpartition(".")[2] in FLOAT32_TENSORS:
-            dtype = "float32"
+        dtype = str(kept[name]).removeprefix("torch.") if name in kept else layout.dtype
         tensors[name] = (shape[::-1] if name in transposed else shape, dtype)
     pages = Released(weights)
     with RankFile(path, tensors, layout.to_metadata()) as file:
@@ -176,10 +174,9 @@ def load_decoder(path: Path, device: torch.device, decoder: Decoder, layout: Eng
         tensor = sent[name] if name in sent else file.tensor(name)
         total += tensor.nbytes
         assign_tensors(decoder, {name: tensor.t() if name in transposed else tensor})
-    dtype = getattr(torch, layout.dtype)
+    dtype, kept = getattr(torch, layout.dtype), kept_types(decoder)
     for name, table in decoder.rotary_tables().items():
-        kept = table.dtype if name in FLOAT32_TENSORS else dtype
-        assign_tensors(decoder, {name: table.to(device, kept)})
+        assign_tensors(decoder, {name: table.to(device, kept.get(name, dtype))})
     return total
 
 
@@ -189,5 +186,5 @@ def _transposed(decoder: Decoder, layout: EngineLayout) -> set[str]:
     return {
         f"{name}.weight"
         for name, module in decoder.named_modules()
-        if isinstance(module, Linear) and module.scheme is None
+        if isinstance(module, Linear) and module.kind is None
     }
