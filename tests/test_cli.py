@@ -67,8 +67,16 @@ def test_a_line_becomes_a_request_and_its_result_is_printed(work: Any, capsys: p
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_is_called(verb: str, work: Any, capsys: pytest.CaptureFixture[str]) -> None:
     seen = work()
-    needed = {"doctor": [], "history": [], "report": ["r.html"], "download": ["gpt2"]}.get(verb, ["demo"])
+    needed = {"doctor": [], "history": [], "mpi": [], "report": ["r.html"], "download": ["gpt2"]}.get(verb, ["demo"])
     assert main([verb, *needed]) == 0
+    assert len(seen) == 1
+
+
+def test_ranks_are_not_started_by_a_command_that_ends(work: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = work()
+    assert main(["mpi", "start", "-n", "2"]) == 2
+    assert "mpirun -n 2 trtbench" in capsys.readouterr().err
+    assert main(["mpi", "start", "--launcher", "slurm", "--dry-run"]) == 0
     assert len(seen) == 1
 
 

@@ -23,6 +23,7 @@ sys.meta_path.insert(0, Absent())
 EXTRA_PACKAGES = {
     "IPython",
     "ipywidgets",
+    "ipyparallel",
     "mpi4py",
     "onnxruntime",
     "pandas",

@@ -60,6 +60,13 @@ def _main(words: list[str]) -> int:
             print(help_text(verb, f"trtbench {verb}", FACE))
             return OK
         spec, notes = parse(verb, rest)
+        if verb == "mpi" and spec.action in ("start", "restart") and not spec.dry_run:
+            raise SpecError(
+                "Ranks live as long as the notebook or script that starts them, and this command ends at once.",
+                where=f"trtbench mpi {spec.action}",
+                remedy="Use %trt_mpi in a notebook, trtbench_lab.distributed.World in a script, or start a command on "
+                "every rank: mpirun -n 2 trtbench run …",
+            )
     except SpecError as error:
         return _failed(error, flags, USAGE)
     quiet = bool(flags & {"--quiet", "-q"})

@@ -33,6 +33,7 @@ NEEDED = {
     "plan": ["--model_dir", "m"],
     "report": [],
     "history": [],
+    "mpi": [],
 }
 
 
@@ -267,6 +268,7 @@ def _example(option: FlatOption) -> list[str]:
             "kv_cache_memory": ["20GiB"],
             "gpu": ["H200"],
             "target": ["itl_ms=5"],
+            "ranks": ["0,2-3"],
         }
         return examples.get(option.info.name, ["rouge1"])
     if option.words:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
+from ..distributed.mpi import find_mpiexec, kind_of, version_text
 from .packages import installed_version
 from .probes import child_output
 from .report import DoctorRow, ok, warning
@@ -20,10 +16,6 @@ mpi4py.rc.initialize = False
 from mpi4py import MPI
 print(MPI.Get_library_version())
 """
-_KINDS = {
-    "Open MPI": re.compile(r"open ?mpi|openrte|prte|\bprrte\b", re.IGNORECASE),
-    "MPICH": re.compile(r"mpich|hydra|intel\(r\) mpi|mvapich", re.IGNORECASE),
-}
 _ABI_FAMILY = {"Open MPI": "Open MPI's", "MPICH": "MPICH's (also Intel MPI and MVAPICH)"}
 
 
@@ -41,11 +33,11 @@ def check_mpi_library() -> Iterator[DoctorRow]:
         )
         return
     library = text.splitlines()[0][:80] if text else "of unknown kind"
-    launcher = shutil.which("mpiexec") or shutil.which("mpiexec", path=str(Path(sys.executable).parent))
+    launcher = find_mpiexec()
     if launcher is None:
         yield ok("MPI library", library, "mpi4py loads it; there is no launcher to compare it with.")
         return
-    kinds = kind_of(text), kind_of(_version_of(launcher))
+    kinds = kind_of(text), kind_of(version_text(launcher))
     if None not in kinds and kinds[0] != kinds[1]:
         meaning = (
             f"mpi4py speaks {_ABI_FAMILY[str(kinds[0])]} binary interface and {launcher} is {kinds[1]}'s: each rank "
@@ -58,18 +50,3 @@ def check_mpi_library() -> Iterator[DoctorRow]:
         yield warning("MPI library", library, meaning, remedy)
         return
     yield ok("MPI library", library, f"mpi4py and {launcher} are of one kind.")
-
-
-def kind_of(text: str) -> str | None:
-    """Return which MPI a version text is of, or None for one that is not known."""
-    return next((name for name, pattern in _KINDS.items() if pattern.search(text)), None)
-
-
-def _version_of(launcher: str) -> str:
-    try:
-        done = subprocess.run(
-            [launcher, "--version"], check=False, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout + done.stderr

@@ -31,6 +31,7 @@ _MODULES = {
     "explore": "exploration",
     "lint": "linting",
     "history": "listing",
+    "mpi": "ranks",
     "report": "reporting",
 }
 
@@ -44,6 +45,7 @@ __all__ = [
     "explore",
     "history",
     "lint",
+    "mpi",
     "plan",
     "quantize",
     "report",

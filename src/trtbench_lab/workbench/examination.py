@@ -21,4 +21,8 @@ def doctor(spec: DoctorSpec, *, progress: ProgressSink | None = None) -> DoctorR
         from ..doctor.conformance import run_conformance
 
         return run_conformance(spec.conformance_features, bundle_dir=spec.bundle_dir, progress=progress)
+    if spec.mpi:
+        from ..doctor.mpi_preflight import examine_mpi
+
+        return examine_mpi()
     return examine(backend=spec.backend, engine_dir=spec.engine_dir)

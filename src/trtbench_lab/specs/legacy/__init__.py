@@ -5,7 +5,7 @@ from .entry import Legacy, LegacyTable
 from .making import MAKING
 from .running import BENCH_WORDS, RUNNING
 
-_OURS = ("history", "explore", "lint", "doctor", "plan", "report")  # verbs that no other tool had
+_OURS = ("history", "explore", "lint", "doctor", "mpi", "plan", "report")  # verbs that no other tool had
 LEGACY: dict[str, LegacyTable] = {**MAKING, "build": BUILD, **RUNNING, **{verb: {} for verb in _OURS}}
 """Verb → flags, spelled with underscores."""
 

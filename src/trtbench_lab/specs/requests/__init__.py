@@ -5,6 +5,7 @@ from .bench import BenchSpec, DoctorSpec, HistorySpec
 from .build import BuildSpec
 from .convert import ConvertSpec, DownloadSpec, QuantizeSpec
 from .explore import ExploreSpec, LintSpec
+from .mpi import MpiSpec
 from .plan import PlanSpec, ReportSpec
 from .run import CompareSpec, RunSpec, SummarizeSpec
 
@@ -22,6 +23,7 @@ REQUESTS: dict[str, type[Spec]] = {
     "explore": ExploreSpec,
     "lint": LintSpec,
     "history": HistorySpec,
+    "mpi": MpiSpec,
     "report": ReportSpec,
 }
 """Verb → the spec of its request, in the order of the path through the workbench."""
@@ -37,6 +39,7 @@ __all__ = [
     "ExploreSpec",
     "HistorySpec",
     "LintSpec",
+    "MpiSpec",
     "PlanSpec",
     "QuantizeSpec",
     "ReportSpec",

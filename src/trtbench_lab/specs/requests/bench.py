@@ -86,6 +86,13 @@ class DoctorSpec(Spec):
         since="0.2",
         group="doctor",
     )
+    mpi: bool = option(
+        default=False,
+        help="Look at what several ranks need, and start two of them: launcher, library, slots, root, shared memory, "
+        "interfaces, NCCL, GPU peer access, Slurm.",
+        since="0.2",
+        group="doctor",
+    )
     conformance: bool = option(
         default=False,
         help="Try TensorRT feature by feature on this GPU against a float32 reference, and keep the verdicts.",
