@@ -20,6 +20,7 @@ _SCALINGS = st.fixed_dictionaries(
 )
 
 _LEVELS = st.dictionaries(st.sampled_from(["ttft", "tpot", "itl", "latency"]), st.floats(0.125, 4096.0), max_size=3)
+_TARGETS = st.dictionaries(st.sampled_from(["itl_ms", "ttft_ms", "gpus"]), st.floats(0.125, 8192.0), max_size=3)
 _LIMITS = st.dictionaries(
     st.sampled_from(["perplexity", "top1", "rouge1", "entities"]), st.sampled_from(["1%", "0.5", "12%"]), max_size=3
 )
@@ -49,7 +50,7 @@ def _values(info: OptionInfo, kind: Any) -> st.SearchStrategy[Any]:
     if isinstance(kind, type) and issubclass(kind, Spec):
         return spec_strategy(kind)
     if typing.get_origin(kind) is dict:
-        return {"goodput": _LEVELS, "max_drop": _LIMITS}.get(info.name, _SCALINGS)
+        return {"goodput": _LEVELS, "max_drop": _LIMITS, "target": _TARGETS}.get(info.name, _SCALINGS)
     if info.name == "ceilings":  # none, or both
         return st.just(()) | st.tuples(st.floats(0.125, 8192.0), st.floats(0.125, 8192.0))
     if typing.get_origin(kind) is tuple:

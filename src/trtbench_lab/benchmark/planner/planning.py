@@ -164,17 +164,18 @@ def _planned(
     longest = config.max_position_embeddings
     if shape.tokens > longest and not (config.uses_rope and config.rotary_scaling is not None):
         reasons.append(f"{shape.tokens:,} tokens are more than the model's {longest:,} positions.")
-    works = tuple(rank_work(config, mapping.with_rank(rank), compute_dtype) for rank in range(mapping.world_size))
-    stages = tuple(_fullest(works, mapping, stage) for stage in range(mapping.pp_size))
+    # Ranks that share layers hold tensors of the same shapes, padding included: the first of each stage stands for all.
+    firsts = range(0, mapping.world_size, mapping.tp_size)
+    stages = tuple(rank_work(config, mapping.with_rank(rank), compute_dtype) for rank in firsts)
     parts = memory_parts(
-        config, works, gpu, backend, compute_dtype,
+        config, stages, gpu, backend, compute_dtype,
         sequences=shape.sequences, tokens=shape.tokens, input_len=shape.input_len,
     )  # fmt: skip
     predictions = [
         predict(config, stages, gpu, backend, compute_dtype, (batch, shape.input_len, shape.output_len))
         for batch in shape.batches
     ]
-    checkpoint = sum(rank_bytes(config, rank) for rank in range(mapping.world_size))
+    checkpoint = mapping.tp_size * sum(rank_bytes(config, rank) for rank in firsts)
     ceilings = ceilings_of(gpu)
     return PlanResult(
         backend="planner",
@@ -200,7 +201,7 @@ def _planned(
         memory=parts,
         capacity_bytes=gpu.memory_bytes,
         largest_batch=largest_batch(
-            config, works, gpu, backend, compute_dtype, tokens=shape.tokens, input_len=shape.input_len
+            config, stages, gpu, backend, compute_dtype, tokens=shape.tokens, input_len=shape.input_len
         ),
         predictions=predictions,
         download_bytes=source_bytes(shape.config, shape.raw),
@@ -269,11 +270,6 @@ def _combinations(gpu: Gpu, tp: int, pp: int, formats: Iterable[str]) -> list[tu
     if (tp, pp) not in sizes:
         sizes.append((tp, pp))
     return [(*size, qformat) for size in sizes for qformat in formats]
-
-
-def _fullest(works: tuple[RankWork, ...], mapping: RankMapping, stage: int) -> RankWork:
-    members = works[stage * mapping.tp_size : (stage + 1) * mapping.tp_size]
-    return max(members, key=lambda work: work.weights_bytes)
 
 
 def _build_s(checkpoint_bytes: int, backend: str, on_cpu: bool) -> float:

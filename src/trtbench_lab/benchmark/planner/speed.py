@@ -43,7 +43,9 @@ def ceilings_of(gpu: Gpu) -> Ceilings:
         f"{gpu.source}, times {READ_OF_PUBLISHED:g} for memory and {PRODUCT_OF_PUBLISHED:g} for arithmetic, "
         "what an H200 was measured to reach of its own"
     )
-    return Ceilings(read, {kind: rate * share for kind, rate in gpu.flops_per_s.items()}, source)
+    rates = {kind: rate * share for kind, rate in gpu.flops_per_s.items()}
+    rates.setdefault("bfloat16", rates["float32"])  # where it is not computed, float32 is what is left
+    return Ceilings(read, rates, source)
 
 
 def predict(

@@ -24,13 +24,16 @@ def _names(text: str) -> list[str]:
     return [part.strip() for part in text.replace(",", ";").split(";") if part.strip()]
 
 
-def _target(text: str) -> dict[str, str]:
+def _target(text: str) -> dict[str, float]:
     found = {}
     for word in text.replace(",", " ").replace(";", " ").split():
         name, equals, value = word.partition("=")
         if not equals:
             raise Unfit(f"must be names and numbers such as itl_ms=5, not {word!r}")
-        found[name] = value
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise Unfit(f"must be names and numbers such as itl_ms=5, not {word!r}") from None
     return found
 
 
@@ -119,7 +122,7 @@ class PlanSpec(Spec):
         help="What is to be reached: itl_ms, ttft_ms, latency_ms, memory_gib and gpus at most, tokens_per_sec at least."
         " Quantizations and numbers of GPUs are weighed, and the cheapest that meets it comes first.",
         parse=_target,
-        render=lambda value: " ".join(f"{name}={limit}" for name, limit in value.items()),
+        render=lambda value: " ".join(f"{name}={limit!r}" for name, limit in value.items()),
         nargs="+",
         metavar="'itl_ms=5 ttft_ms=200'",
         group="target",
