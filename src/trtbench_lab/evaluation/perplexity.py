@@ -149,7 +149,7 @@ def perplexity(
     if hf is not None:
         check_vocabularies(runner, hf)
     window, stride = _window_and_stride(runner, hf, window, stride)
-    sequences = _sequences(texts, tokenizer, add_special_tokens)
+    sequences = sequences_of(texts, tokenizer, add_special_tokens)
     totals, other_totals = _Totals(), _Totals()
     with phase("perplexity", progress, total=len(sequences), unit="text") as current:
         for ids in sequences:
@@ -216,9 +216,10 @@ def _window_and_stride(
     return window, stride
 
 
-def _sequences(
+def sequences_of(
     texts: Sequence[str] | Sequence[Sequence[int]], tokenizer: Any | None, add_special_tokens: bool
 ) -> list[list[int]]:
+    """Return texts as token ids, those of fewer than two tokens left out; token ids are taken as they are."""
     from ..runtime.text import encode_prompts
 
     if isinstance(texts, str):

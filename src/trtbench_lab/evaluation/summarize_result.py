@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ..errors import EvaluationError
 from ..results import Result, Table
+from .gate import FAILED, PASSED, GateOutcome
 from .rouge import RougeScores
 
 
@@ -79,6 +80,8 @@ class SummarizeResult(Result):
         Each article's texts.
     threshold
         The rouge1 × 100 of the first beam that the engine must exceed.
+    gates
+        Limits on what the engine may lose against Hugging Face, each with its outcome.
     """
 
     kind: ClassVar[str] = "summarize"
@@ -87,6 +90,7 @@ class SummarizeResult(Result):
     hf: SideScore | None
     articles: list[ArticleOutcome]
     threshold: float = field(default=14.0)
+    gates: list[GateOutcome] = field(default_factory=list)
 
     @property
     def passed(self) -> bool | None:
@@ -103,6 +107,11 @@ class SummarizeResult(Result):
         if rouge1 > self.threshold:
             return f"PASSED: the engine's rouge1 of {rouge1:.2f} is above the threshold of {self.threshold:g}."
         return f"FAILED: the engine's rouge1 of {rouge1:.2f} is not above the threshold of {self.threshold:g}."
+
+    @property
+    def exit_code(self) -> int:
+        """1 unless every limit of `gates` is shown to be kept; 0 without limits."""
+        return 0 if all(gate.outcome == PASSED for gate in self.gates) else 1
 
     @property
     def _engine_rouge1(self) -> float | None:
@@ -191,7 +200,13 @@ class SummarizeResult(Result):
             else "ROUGE × 100: mean F-measure of rouge-score, no stemmer."
         )
         columns = ("side", "beam", "score", "value", "low", "high", "mean", "n")
+        limits = []
+        if self.gates:
+            failed = any(gate.outcome == FAILED for gate in self.gates)
+            word = "PASSED" if not self.exit_code else "FAILED" if failed else "NOT SHOWN"
+            limits.append(Table(columns=("verdict",), rows=[(gate.sentence,) for gate in self.gates], title=word))
         return [
+            *limits,
             Table(columns=columns, rows=scores, note=f"{note}\n{self.verdict}"),
             Table(columns=("side", "total latency (s)", "output tokens", "tokens per second"), rows=times),
         ]

@@ -69,5 +69,10 @@ class Attention(nn.Module):
             query, key = ops.split(turned, [heads, kv_heads], 1)
         key = ops.kv_cache_update(past_key, key, step.write_indices)
         value = ops.kv_cache_update(past_value, value, step.write_indices)
-        context = ops.attention(query * self.query_scale, key, value, step.mask)  # (B, H, T, D)
+        context = self._attended(query * self.query_scale, key, value, step.mask)  # (B, H, T, D)
         return self.dense(ops.merge_heads(context)), key, value
+
+    def _attended(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        return ops.attention(query, key, value, mask)

@@ -153,8 +153,8 @@ class QuantConfig(Spec):
     def excludes(self, module: str) -> bool:
         """Whether a linear layer such as ``"transformer.layers.0.mlp.fc"`` stays as it is.
 
-        A pattern matches the whole name or its last parts, with ``*`` and ``?`` as wildcards. In a recipe that differs by
-        layer, what it does not name is excluded.
+        A pattern matches the whole name or its last parts, with ``*`` and ``?`` as wildcards. In a recipe that differs
+        by layer, what it does not name is excluded.
         """
         if self.quantized_layers is not None:
             return module not in self.quantized_layers

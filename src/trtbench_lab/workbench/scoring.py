@@ -8,10 +8,14 @@ from pathlib import Path
 
 from ..errors import RequestError
 from ..evaluation.articles import load_articles
+from ..evaluation.gate import gate_outcome
+from ..evaluation.paired import Bootstrap
 from ..evaluation.summarize import SummarizeResult
 from ..evaluation.summarize import summarize as summarize_sides
+from ..evaluation.summary_quality import summary_metrics
 from ..progress import ProgressSink
 from ..runtime import ModelRunner
+from ..specs.quality import limit_from
 from ..specs.requests import SummarizeSpec
 from ..storage import staged_folder
 from .keeping import keep
@@ -48,7 +52,8 @@ def summarize(spec: SummarizeSpec, *, progress: ProgressSink | None = None) -> S
             hf = hf_runner_for(
                 engine, spec.hf_model_dir, spec.hf_dtype, trust_remote_code=spec.trust_remote_code, progress=progress
             )
-        result = keep(
+        result = _judged(
+            spec,
             summarize_sides(
                 runner,
                 hf,
@@ -65,13 +70,27 @@ def summarize(spec: SummarizeSpec, *, progress: ProgressSink | None = None) -> S
                 model=engine.name if engine is not None else label_of(str(spec.hf_model_dir)),
                 name=spec.name,
                 progress=progress,
-            )
+            ),
         )
+    keep(result)
     if spec.output_dir is not None:
         _write_summaries(result, Path(spec.output_dir).expanduser())
     if spec.check_accuracy:
         result.check_accuracy()
     return result
+
+
+def _judged(spec: SummarizeSpec, result: SummarizeResult) -> SummarizeResult:
+    """Return the result with the outcome of each limit that the request sets."""
+    if not spec.max_drop:
+        return result
+    bootstrap = Bootstrap(resamples=max(100, spec.bootstrap_samples))
+    limits = [limit_from(name, amount) for name, amount in spec.max_drop.items()]
+    metrics = summary_metrics(result, [limit.metric for limit in limits], bootstrap)
+    gates = [
+        gate_outcome(limit, metric, bootstrap.confidence) for limit, metric in zip(limits, metrics, strict=True)
+    ]
+    return result.replace(gates=gates)
 
 
 def _write_summaries(result: SummarizeResult, target: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..inflight import InflightConfig
 from ..options import option
+from ..quality import QualityConfig, max_drop_option
 from ..sampling import SamplingConfig
 from ..spec import Spec
 from .shared import (
@@ -113,9 +116,12 @@ class RunSpec(Spec):
 
 
 class CompareSpec(Spec):
-    """Generate the same with an engine and with Hugging Face, side by side."""
+    """Generate the same with an engine and with Hugging Face, side by side; or compare quality, or layer by layer."""
 
-    engine_dir: str = engine_dir_option()
+    engine_dir: str = engine_dir_option(
+        help="Folder of the engine; for quality (--metrics, --max_drop) and --per_layer also of a checkpoint, which is "
+        "then computed by definition."
+    )
     input_text: tuple[str, ...] = _prompts()
     input_file: str | None = _input_file()
     hf_model_dir: str | None = hf_model_dir_option()
@@ -129,6 +135,31 @@ class CompareSpec(Spec):
         default=1, help="Timed repetitions of each side; the median counts.", minimum=1, group="comparison"
     )
     warm_up: int = option(default=1, help="Repetitions before timing begins.", minimum=0, group="comparison")
+    quality: QualityConfig = option(factory=QualityConfig, help="Quality against the baseline.", group="quality")
+    per_layer: bool = option(
+        default=False, help="Compare the hidden states of every layer with the baseline's.", group="layers"
+    )
+    bisect: bool = option(
+        default=False,
+        help="Search the first layer beyond the tolerance by halving, instead of comparing all.",
+        group="layers",
+        effect="A few passes with one layer's states in memory.",
+    )
+    tolerance: float = option(
+        default=1e-3,
+        help="Largest relative error of a layer's output that counts as equal.",
+        minimum=1e-12,
+        group="layers",
+    )
+    capture_mib: int = option(
+        default=256, help="Most memory for hidden states at a time.", minimum=1, unit="MiB", group="layers"
+    )
+    deterministic: bool = option(
+        default=False,
+        help="Allow torch deterministic kernels only, run the engine twice, and say whether the bits were the same.",
+        group="comparison",
+        effect="Some GPU kernels are slower.",
+    )
     trust_remote_code: bool = trust_remote_code_option()
     name: str | None = name_option()
 
@@ -178,6 +209,9 @@ class SummarizeSpec(Spec):
     )
     tensorrt_llm_rouge1_threshold: float = option(
         default=14.0, help="What rouge1 must exceed with --check_accuracy.", minimum=0, maximum=100, group="scoring"
+    )
+    max_drop: dict[str, Any] = max_drop_option(
+        "rouge1, rouge2, rougeL, rougeLsum, entities (against Hugging Face, with --test_hf)"
     )
     bootstrap_samples: int = option(
         default=1000,

@@ -11,10 +11,10 @@ DEFAULT_PROMPT = "Born in north-east France, Soyer trained as a"
 DEMO_HELP = "'demo', 'demo:gpt2' and 'demo:llama' name the models that ship with this project"
 
 
-def engine_dir_option(required: bool = True) -> Any:
+def engine_dir_option(required: bool = True, help: str = "Folder of the engine.") -> Any:
     """The engine that a request runs."""
     words: dict[str, Any] = {
-        "help": "Folder of the engine.",
+        "help": help,
         "flags": ("--engine",),
         "metavar": "DIR",
         "positional": 0,

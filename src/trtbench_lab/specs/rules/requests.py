@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from ..conflicts import Conflict, rule
 from ..mapping import Mapping
-from ..requests import BuildSpec, ConvertSpec, HistorySpec, QuantizeSpec, RunSpec, SummarizeSpec
+from ..quality import SUMMARY_MEASURES
+from ..requests import BuildSpec, CompareSpec, ConvertSpec, HistorySpec, QuantizeSpec, RunSpec, SummarizeSpec
 
 
 @rule(ConvertSpec, Mapping)
@@ -173,6 +174,38 @@ def summarize_something(spec: SummarizeSpec) -> Iterator[Conflict]:
             "Enable test_trt_llm, or leave check_accuracy off.",
             {"SummarizeSpec.check_accuracy": False},
             ({"SummarizeSpec.test_trt_llm": True},),
+        )
+
+
+@rule(SummarizeSpec)
+def summarize_drops_against_hf(spec: SummarizeSpec) -> Iterator[Conflict]:
+    if not spec.max_drop:
+        return
+    others = [name for name in spec.max_drop if name not in SUMMARY_MEASURES]
+    if others:
+        yield Conflict(
+            ("SummarizeSpec.max_drop",),
+            f"Summaries say nothing about {', '.join(others)}.",
+            "Set limits on rouge1, rouge2, rougeL, rougeLsum or entities; the others belong to the verb compare.",
+        )
+    if not (spec.test_hf and spec.test_trt_llm):
+        yield Conflict(
+            ("SummarizeSpec.max_drop", "SummarizeSpec.test_hf"),
+            "max_drop compares the engine with Hugging Face, and one of them is not scored.",
+            "Enable test_hf and test_trt_llm.",
+            {"SummarizeSpec.test_hf": True, "SummarizeSpec.test_trt_llm": True},
+            ({"SummarizeSpec.max_drop": {}},),
+        )
+
+
+@rule(CompareSpec)
+def compare_one_way(spec: CompareSpec) -> Iterator[Conflict]:
+    if (spec.per_layer or spec.bisect) and spec.quality.is_asked:
+        yield Conflict(
+            ("CompareSpec.per_layer", "QualityConfig.metrics"),
+            "Layers (per_layer, bisect) and quality (metrics, max_drop) are comparisons of their own.",
+            "Ask for one of them at a time.",
+            {"CompareSpec.per_layer": False, "CompareSpec.bisect": False},
         )
 
 
