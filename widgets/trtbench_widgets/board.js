@@ -28,7 +28,7 @@ function fieldOf(model, control) {
 }
 
 function render({ model, el }) {
-  const root = h("section", { className: "tb tb-board", "aria-label": model.get("heading") });
+  const root = page("tb-board", model.get("heading"));
   const title = h("h3", {});
   const summary = h("span", { className: "tb-muted" });
   const notice = h("div", { className: "tb-notice", role: "alert" });

@@ -4,7 +4,7 @@ const COLUMNS = [["when", "When (UTC)"], ["kind", "What"], ["name", "Name"], ["m
 const SPANS = [["", "any time"], ["24h", "last day"], ["7d", "last week"], ["30d", "last 30 days"]];
 
 function render({ model, el }) {
-  const root = h("section", { className: "tb tb-history", "aria-label": "History of runs" });
+  const root = page("tb-history", "History of runs");
   const summary = h("span", { className: "tb-muted" });
   const notice = h("div", { className: "tb-notice", role: "alert" });
   const undone = h("div", { className: "tb-undo", role: "status" });

@@ -25,7 +25,11 @@ def script(*names: str) -> str:
 
 @cache
 def style(*names: str) -> str:
-    """Return the views' styles as one sheet."""
+    """Return the views' styles as one sheet.
+
+    Pages hold the shared part once a view, in any order: a view's own rules begin with both of its classes
+    (``.tb.tb-board``), so that they win wherever they stand.
+    """
     return "\n".join(_asset(f"{name}.css") for name in (*_SHARED, *names))
 
 

@@ -12,6 +12,14 @@ function h(tag, props, ...children) {
   return element;
 }
 
+// The element of a whole view. Keys pressed in it are its own: by an attribute JupyterLab's shortcuts stay out (a letter
+// on a button would cut a cell), and arrows do not reach the notebook, which would move on to the next cell.
+function page(className, label) {
+  return h("section", {
+    className: `tb ${className}`, "aria-label": label, "data-lm-suppress-shortcuts": "true", onkeydown: (event) => event.stopPropagation(),
+  });
+}
+
 function pageIsDark() {
   const body = document.body.dataset.jpThemeLight;
   if (body) return body === "false";

@@ -10,7 +10,7 @@ function lasting(seconds) {
 }
 
 function render({ model, el }) {
-  const root = h("section", { className: "tb tb-ranks", "aria-label": "Ranks" });
+  const root = page("tb-ranks", "Ranks");
   const summary = h("span", { className: "tb-muted" });
   const notice = h("div", { className: "tb-notice", role: "alert" });
   const pause = h("button", {

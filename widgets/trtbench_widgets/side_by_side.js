@@ -131,7 +131,7 @@ function alternativesTable(title, list, chosen) {
 
 function render({ model, el }) {
   const uid = `tb${Math.random().toString(36).slice(2)}`;
-  const root = h("section", { className: "tb tb-sbs", "aria-label": "Side by side" });
+  const root = page("tb-sbs", "Side by side");
   const status = h("span", { className: "tb-muted" });
   const notice = h("div", { className: "tb-notice", role: "alert" });
   const setup = h("div", { className: "tb-panel" });
@@ -154,27 +154,44 @@ function render({ model, el }) {
 
   // ---- what is asked ---------------------------------------------------------------------------------------------
 
+  // Fields are made once and only updated: a field made anew while a button is pressed would swallow the click.
+  const promptBox = h("div", { className: "tb-prompts" });
+  const addPrompt = h("button", { type: "button", className: "tb-small", onclick: () => put("prompts", [...model.get("prompts"), ""]) }, "+ prompt");
+  const modeBox = h("fieldset", { className: "tb-modes" }, h("legend", {}, "Sides stream"),
+    Object.keys(model.get("modes")).map((name) => h("label", {}, h("input", { type: "radio", name: `${uid}-mode`, value: name, onchange: () => put("mode", name) }), ` ${name}`)));
+  const most = h("input", {
+    type: "number", min: 1, style: "width:6em",
+    onchange: () => { if (most.validity.valid && most.value) put("max_new_tokens", Number(most.value)); },
+  });
+  const run = h("button", { type: "button", className: "tb-main", onclick: () => model.send({ kind: "run" }) }, "Run");
+  const stop = h("button", { type: "button", onclick: () => model.send({ kind: "stop" }) }, "Stop");
+  const modeWord = h("p", { className: "tb-muted tb-modeword" });
+  setup.append(promptBox, addPrompt, h("div", { className: "tb-row tb-ask" }, modeBox,
+    h("label", { className: "tb-field" }, h("span", {}, "Most new tokens"), most), run, stop), modeWord);
+
+  const showPrompts = () => {
+    const prompts = model.get("prompts");
+    const change = (i, text) => put("prompts", model.get("prompts").map((old, j) => (j === i ? text : old)));
+    if (promptBox.children.length !== prompts.length) {
+      promptBox.replaceChildren(...prompts.map((_, i) => h("div", { className: "tb-promptrow" },
+        h("textarea", { rows: 2, "aria-label": `Prompt ${i + 1}`, onchange: (e) => change(i, e.target.value) }),
+        h("button", { type: "button", className: "tb-small", hidden: prompts.length < 2, "aria-label": `Remove prompt ${i + 1}`, onclick: () => put("prompts", model.get("prompts").filter((_, j) => j !== i)) }, "×"))));
+    }
+    prompts.forEach((text, i) => {
+      const field = promptBox.children[i].firstChild;
+      if (field.value !== text && field !== document.activeElement) field.value = text;
+    });
+  };
+
   const showSetup = () => {
     setup.hidden = !model.get("live");
-    if (setup.hidden || setup.contains(document.activeElement) && document.activeElement.tagName === "TEXTAREA") return;
-    const busy = ["loading", "running"].includes(model.get("status")), prompts = model.get("prompts");
-    const change = (i, text) => put("prompts", prompts.map((old, j) => (j === i ? text : old)));
-    const mode = model.get("mode");
-    setup.replaceChildren(
-      h("div", { className: "tb-prompts" }, prompts.map((text, i) => h("div", { className: "tb-promptrow" },
-        h("textarea", { rows: 2, value: text, disabled: busy, "aria-label": `Prompt ${i + 1}`, onchange: (e) => change(i, e.target.value) }),
-        prompts.length > 1 ? h("button", { type: "button", className: "tb-small", disabled: busy, "aria-label": `Remove prompt ${i + 1}`, onclick: () => put("prompts", prompts.filter((_, j) => j !== i)) }, "×") : null)),
-      h("button", { type: "button", className: "tb-small", disabled: busy, onclick: () => put("prompts", [...model.get("prompts"), ""]) }, "+ prompt")),
-      h("div", { className: "tb-row tb-ask" },
-        h("fieldset", { className: "tb-modes", disabled: busy }, h("legend", {}, "Sides stream"),
-          Object.keys(model.get("modes")).map((name) => h("label", {}, h("input", { type: "radio", name: `${uid}-mode`, value: name, checked: name === mode, onchange: () => put("mode", name) }), ` ${name}`))),
-        h("label", { className: "tb-field" }, h("span", {}, "Most new tokens"), h("input", {
-          type: "number", min: 1, value: model.get("max_new_tokens"), disabled: busy, style: "width:6em",
-          onchange: (e) => { if (e.target.validity.valid && e.target.value) put("max_new_tokens", Number(e.target.value)); },
-        })),
-        h("button", { type: "button", className: "tb-main", disabled: busy, "data-tool": "run", onclick: () => { setup.querySelector("textarea")?.blur(); model.send({ kind: "run" }); } }, "Run"),
-        h("button", { type: "button", disabled: !busy, "data-tool": "stop", onclick: () => model.send({ kind: "stop" }) }, "Stop")),
-      h("p", { className: "tb-muted tb-modeword" }, `Streamed ${model.get("modes")[mode]}.`));
+    const busy = ["loading", "running"].includes(model.get("status")), mode = model.get("mode");
+    showPrompts();
+    for (const field of [addPrompt, modeBox, most, run, ...promptBox.querySelectorAll("textarea, button")]) field.disabled = busy;
+    stop.disabled = !busy;
+    for (const input of modeBox.querySelectorAll("input")) input.checked = input.value === mode;
+    if (most !== document.activeElement) most.value = model.get("max_new_tokens");
+    modeWord.textContent = `Streamed ${model.get("modes")[mode]}.`;
   };
 
   const showStatus = () => {
