@@ -16,7 +16,7 @@ from dataclasses import dataclass
 Number = int | float
 
 # A rate is no time: `tokens_per_s` and `tokens_per_sec` stay with rank 0.
-_TIME = re.compile(r"(?<!_per)_(ms|s|us|ns|sec|seconds)(_p\d+|_mean|_median|_max|_min)?\Z|latency|elapsed")
+_TIME = re.compile(r"(?:\A|_)(ms|s|us|ns|sec|seconds)(_p\d+|_mean|_median|_max|_min)?\Z|latency|elapsed")
 _MEMORY = re.compile(r"(bytes|_mb|_gb|_mib|_gib|memory|gpu_peak_mem.*)\Z")
 
 

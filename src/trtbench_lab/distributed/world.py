@@ -439,7 +439,8 @@ class World:
     def status(self) -> tuple[RankStatus, ...]:
         """Return what is known of each rank, in order; no rank is asked, so it costs microseconds."""
         now = time.monotonic()
-        dead = set(self.dead_ranks())
+        # Once a death is known the others were ended with it; who died first is on record.
+        dead = set() if self._down else set(self.dead_ranks())
         with self._lock:
             found = []
             for rank in range(self.world_size):
