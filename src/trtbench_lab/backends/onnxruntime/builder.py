@@ -9,13 +9,14 @@ from pathlib import Path
 from ...checkpoint import open_checkpoint
 from ...errors import BuildError, EngineError
 from ...network.signature import PagedForm, paged_signature, signature
-from ...quantization.weight_only import scheme_from_config
+from ...quantization.linear_kinds import LinearForm, kinds_in
 from ...specs import BuildConfig, ModelConfig, QuantAlgo
 from ..protocol import Availability, BuildReporter, EngineDescription, Resolution, engine_file_name
 from ..resolve import resolve_without_plugins, wants_paged
 from ..trial import paged_trial_run, trial_run
 from .attention import fusible
 from .executor import MANY_TOKENS, OnnxRuntimeExecutor
+from .notes import quantization_notes
 from .paged_executor import PagedOnnxRuntimeExecutor
 from .session import onnxruntime, open_session
 
@@ -66,8 +67,7 @@ class OnnxRuntimeBuilder:
             reason="ONNX Runtime's CPU kernels are float32",
             paged=wants_paged(model_config, build_config.plugin_config),
         )
-        if model_config.quantization.quant_algo is not None:
-            notes.append(weight_only_note(model_config, config))
+        notes += quantization_notes(model_config, config)
         return Resolution(config, notes)
 
     def build(
@@ -199,8 +199,9 @@ def has_prompt_network(config: ModelConfig, build_config: BuildConfig) -> bool:
     """Whether the engine holds 4-bit weights a second time, one a byte, for prompts: levels 3 and above."""
     if form_of(config, build_config) is not None:
         return False
-    scheme = scheme_from_config(config.quantization)
-    return build_config.opt_level >= 3 and scheme is not None and scheme.bits == 4 and scheme.group_size is None
+    return build_config.opt_level >= 3 and any(
+        kind.form is LinearForm.CHANNELS and kind.algo.weight_bits == 4 for kind in kinds_in(config)
+    )
 
 
 def prompt_file(folder: Path, rank: int) -> Path:
@@ -211,29 +212,6 @@ def prompt_file(folder: Path, rank: int) -> Path:
 def fuses_attention(config: ModelConfig, build_config: BuildConfig) -> bool:
     """Whether the engine has fused attention nodes."""
     return form_of(config, build_config) is None and fast(build_config) and fusible(config)
-
-
-def weight_only_note(config: ModelConfig, build_config: BuildConfig) -> str:
-    """Say how weight-only layers are computed."""
-    scheme = scheme_from_config(config.quantization)
-    assert scheme is not None  # noqa: S101
-    if not fast(build_config):
-        if scheme.bits == 4:
-            return "Weight-only layers keep float32 activations at opt_level 0 and 1; opt_level 2 or more is faster."
-        return (
-            "Weight-only layers are exact at opt_level 0 and 1, with dense float32 weights in the engine: ONNX Runtime "
-            "has no fast exact product for 8-bit ones. opt_level 2 or more keeps them packed."
-        )
-    note = (
-        "Weight-only layers round activations to 8 bits, one scale a "
-        f"{'token' if scheme.bits == 8 and scheme.group_size is None else 'block of a token'}, and multiply integers; "
-        "opt_level 0 or 1 keeps float32 activations and is slower."
-    )
-    if has_prompt_network(config, build_config):
-        note += (
-            " For prompts the engine holds the 4-bit weights a second time, one a byte; opt_level 2 leaves that out."
-        )
-    return note
 
 
 def builder() -> OnnxRuntimeBuilder:

@@ -9,9 +9,12 @@ from ...network.initializers import Initializer
 from ...network.ops import TENSORRT_DOMAIN
 from ...plugins.function_node import PLUGIN_DOMAIN
 from ...plugins.registry import plugins_by_op_type
+from ...quantization.linear_kinds import LinearForm
 from ...specs import ModelConfig
 from .attention import lower_attention
+from .float8 import use_rounded_floats, use_rounding
 from .graph_edits import MICROSOFT_DOMAIN, remove_unused
+from .integer_product import use_integers
 from .weight_only import Products, lower_weight_only
 
 
@@ -40,7 +43,7 @@ def lower_for_onnxruntime(
     lower_attention(model.graph, config, fused=fuse_attention)
     for node in list(model.graph):
         if node.domain == PLUGIN_DOMAIN and node.op_type not in plugins:
-            lower_weight_only(node, network, products)
+            _lower_quantized(node, network, products)
         elif not node.domain and node.op_type == "MatMul":
             _store_transposed(node, network)
     remove_unused(model.graph)
@@ -50,6 +53,23 @@ def lower_for_onnxruntime(
     if not model.functions:
         model.opset_imports.pop(PLUGIN_DOMAIN, None)
     model.opset_imports[MICROSOFT_DOMAIN] = 1
+
+
+def _lower_quantized(node: ir.Node, network: ExportedNetwork, products: Products) -> None:
+    """Replace a node of the network's own domain: a product with quantized weights, or the rounding before one."""
+    if node.op_type == "Fp8Round":
+        use_rounding(node)
+        return
+    weight = node.inputs[1]
+    module = "" if weight is None or weight.name is None else weight.name.removesuffix(".weight")
+    linear = network.quantized[module]
+    assert linear.kind is not None, f"{module} is not quantized"  # noqa: S101
+    if linear.kind.form is LinearForm.INT8:
+        use_integers(node, network, module, linear)
+    elif linear.kind.form is LinearForm.FP8:
+        use_rounded_floats(node, network, module, linear)
+    else:
+        lower_weight_only(node, network, module, linear, products)
 
 
 def _store_transposed(node: ir.Node, network: ExportedNetwork) -> None:

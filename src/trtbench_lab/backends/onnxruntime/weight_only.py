@@ -7,10 +7,12 @@ from enum import Enum
 import onnx_ir as ir
 import torch
 
+from ...errors import BuildError
 from ...network.export import ExportedNetwork
 from ...network.initializers import Initializer, Weights, tensor_of
 from ...network.linear import Linear
-from ...quantization.weight_only import WeightOnlyScheme, dequantize
+from ...quantization.weight_only import WeightOnlyScheme, integer_zero_points
+from .dense import add_dense_columns
 from .graph_edits import MICROSOFT_DOMAIN, add_initializer, replace_node
 from .integer_product import use_integers
 
@@ -39,19 +41,22 @@ class Products(Enum):
     MANY_TOKENS = "many tokens"
 
 
-def lower_weight_only(node: ir.Node, network: ExportedNetwork, products: Products) -> None:
-    """Replace a weight-only `node` of the portable `network`, not yet written, by what ONNX Runtime has for it."""
-    module = _input_name(node, 1).removesuffix(".weight")
-    linear = network.quantized[module]
-    scheme = linear.scheme
-    assert scheme is not None, f"{module} is not quantized"  # noqa: S101
+def lower_weight_only(node: ir.Node, network: ExportedNetwork, module: str, linear: Linear, products: Products) -> None:
+    """Replace the `node` of a layer with dequantized weights by what ONNX Runtime has for it.
+
+    The portable `network` is not yet written. Inputs that pass through FP8 are not rounded once more: W4A8 is exact.
+    """
+    kind, scheme = linear.kind, linear.scheme
+    assert kind is not None, f"{module} is not quantized"  # noqa: S101
+    assert scheme is not None, f"{module} multiplies integers"  # noqa: S101
+    exact = products is Products.EXACT or kind.rounds_inputs_to_fp8
     per_channel = scheme.group_size is None
-    if products is Products.EXACT and scheme.bits == 8:
-        _use_dense(node, network, module, linear, scheme)
-    elif products is Products.EXACT:
+    if exact and scheme.bits == 8:
+        _use_dense(node, network, module, linear)
+    elif exact:
         _use_packed(node, network, module, linear, scheme, EXACT)
     elif per_channel and (scheme.bits == 8 or products is Products.MANY_TOKENS):
-        use_integers(node, network, module, linear, scheme)
+        use_integers(node, network, module, linear)
     else:
         _use_packed(node, network, module, linear, scheme, INT8_ACTIVATIONS)
 
@@ -60,7 +65,7 @@ def _use_packed(
     node: ir.Node, network: ExportedNetwork, module: str, linear: Linear, scheme: WeightOnlyScheme, accuracy_level: int
 ) -> None:
     """The checkpoint's bytes stay as they are but for the offset that makes signed integers unsigned; a scale a channel
-    is repeated for each block (1.5 % more bytes at 8 bits, 3 % at 4).
+    is repeated for each block (1.5 % more bytes at 8 bits, 3 % at 4). Zero points get the same offset.
     """
     out_features, in_features = linear.out_features, linear.in_features
     block = scheme.group_size or channel_block(in_features)
@@ -87,6 +92,8 @@ def _use_packed(
         add_initializer(network, f"{module}.weight:blocks", packed),
         add_initializer(network, f"{module}.{scheme.scale_name}:blocks", scales),
     ]
+    if linear.kind is not None and linear.kind.quant.has_zero_point:
+        inputs.append(add_initializer(network, f"{module}.zero:blocks", _zero_points(module, linear, scheme)))
     attributes = {
         "K": in_features,
         "N": out_features,
@@ -98,23 +105,34 @@ def _use_packed(
     replace_node(node, ir.node("MatMulNBits", inputs, attributes, domain=MICROSOFT_DOMAIN, name=name))
 
 
-def _use_dense(node: ir.Node, network: ExportedNetwork, module: str, linear: Linear, scheme: WeightOnlyScheme) -> None:
-    out_features, in_features = linear.out_features, linear.in_features
+def _zero_points(module: str, linear: Linear, scheme: WeightOnlyScheme) -> Initializer:
+    """Zero points as `MatMulNBits` takes them: unsigned, each row's packed as the weights are."""
+    shape = scheme.scale_shape(linear.out_features, linear.in_features)
+    half = 1 << (scheme.bits - 1)
 
     def read(weights: Weights) -> torch.Tensor:
-        stored = tensor_of(weights, f"{module}.weight", scheme.packed_shape(out_features, in_features))
-        scales = tensor_of(weights, f"{module}.{scheme.scale_name}", scheme.scale_shape(out_features, in_features))
-        return dequantize(stored, scales, scheme, dtype=torch.float32).t().contiguous()
+        scales = tensor_of(weights, f"{module}.{scheme.scale_name}", shape)
+        points = integer_zero_points(tensor_of(weights, f"{module}.zero", shape), scales) + half
+        if bool((points < 0).any()) or bool((points >= 2 * half).any()):
+            raise BuildError(
+                f"A zero point of this layer lies outside of the {scheme.bits} bits that ONNX Runtime's kernel has.",
+                where=f"{module}.zero",
+                remedy="Use the torch backend, or quantize the model again.",
+            )
+        unsigned = points.to(torch.uint8)
+        if scheme.bits == 8:
+            return unsigned
+        if unsigned.shape[1] % 2:
+            unsigned = torch.nn.functional.pad(unsigned, (0, 1))
+        return unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
 
-    dense = add_initializer(
-        network, f"{module}.weight:dense", Initializer(ir.DataType.FLOAT, (in_features, out_features), read)
-    )
+    columns = shape[1] if scheme.bits == 8 else -(-shape[1] // 2)
+    return Initializer(ir.DataType.UINT8, (linear.out_features, columns), read)
+
+
+def _use_dense(node: ir.Node, network: ExportedNetwork, module: str, linear: Linear) -> None:
+    dense = add_dense_columns(network, module, linear)
     replace_node(node, ir.node("MatMul", [node.inputs[0], dense], name=f"{module}/MatMul"))
-
-
-def _input_name(node: ir.Node, position: int) -> str:
-    value = node.inputs[position]
-    return "" if value is None or value.name is None else value.name
 
 
 def channel_block(in_features: int) -> int:
