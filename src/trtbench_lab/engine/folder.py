@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..backends.emulation import emulation_of, quantization_words
 from ..storage import folder_lock
 from .config import EngineConfig, read_engine_config
 from .places import is_in_cache
@@ -227,7 +228,7 @@ class Engine:
                 f"vocabulary {model.vocab_size:,}"
             ),
             "data type": f"{model.dtype} checkpoint, computed in {build.compute_dtype}",
-            "quantization": str(quantization.quant_algo.value if quantization.quant_algo else "none"),
+            "quantization": quantization_words(config.backend, quantization),
             "limits": (
                 f"batch {build.max_batch_size}, prompt {build.max_input_len}, sequence "
                 f"{build.resolved_max_seq_len(model)} tokens, beams {build.max_beam_width}"
@@ -244,6 +245,12 @@ class Engine:
         if config.notes:
             facts["notes"] = list(config.notes)
         return facts
+
+    @property
+    def emulations(self) -> list[str]:
+        """What of its arithmetic the engine only imitates, in words: for the notes of every result it gives."""
+        words = emulation_of(self.config.backend, self.config.pretrained_config.quantization)
+        return [] if words is None else [f"{words} by {self.config.backend}: right numbers, no FP8 speed."]
 
     def __repr__(self) -> str:
         return plain_facts(f"Engine of the {self.config.backend} backend", self.summary())

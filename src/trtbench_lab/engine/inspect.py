@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..backends.emulation import quantization_words
 from ..backends.protocol import TensorSpec, engine_file_name
 from ..errors import EngineError
 from .present import bytes_text, html_facts, html_table, plain_facts, plain_table
@@ -156,7 +157,6 @@ def inspect_engine(engine: Engine, rank: int = 0) -> EngineInspection:
         )
     operators, tensors = read(path)
     io = _signature(engine, rank)
-    algorithm = config.pretrained_config.quantization.quant_algo
     return EngineInspection(
         backend=config.backend,
         rank=rank,
@@ -164,7 +164,7 @@ def inspect_engine(engine: Engine, rank: int = 0) -> EngineInspection:
         outputs=tuple(spec for spec in io if spec.mode == "output"),
         operators=operators,
         weights=grouped(tensors),
-        quantization=str(algorithm.value) if algorithm is not None else "none",
+        quantization=quantization_words(config.backend, config.pretrained_config.quantization),
         notes=list(config.notes),
     )
 

@@ -77,7 +77,7 @@ class LinearKind:
     @property
     def rounds_inputs_to_fp8(self) -> bool:
         """Whether inputs pass through E4M3: FP8 layers and W4A8."""
-        return self.algo.is_fp8 or self.algo is QuantAlgo.W4A8_AWQ
+        return self.algo.rounds_inputs_to_fp8
 
     def tensors(self, out_features: int, in_features: int) -> tuple[LinearTensor, ...]:
         """Return the layer's tensors, without the bias, at these extents: a rank's own give the rank's shapes.

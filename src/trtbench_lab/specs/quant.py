@@ -48,6 +48,11 @@ class QuantAlgo(enum.StrEnum):
         return self.value.startswith("FP8")
 
     @property
+    def rounds_inputs_to_fp8(self) -> bool:
+        """Whether inputs pass through E4M3: FP8 layers and W4A8."""
+        return self.is_fp8 or self is QuantAlgo.W4A8_AWQ
+
+    @property
     def is_weight_only(self) -> bool:
         """INT8 or INT4 weights with a scale a channel or a group, without pre-quant scale and zero point."""
         return self in (QuantAlgo.W8A16, QuantAlgo.W4A16)
@@ -65,8 +70,6 @@ class QuantAlgo(enum.StrEnum):
 
 WEIGHT_ALGOS = tuple(algo for algo in QuantAlgo if algo is not QuantAlgo.INT8)
 KV_CACHE_ALGOS = (QuantAlgo.FP8, QuantAlgo.INT8)
-EXECUTABLE_ALGOS = (QuantAlgo.W8A16, QuantAlgo.W4A16)
-"""Algorithms whose engines this version runs; the others are understood in a checkpoint's config.json."""
 
 GROUP_SIZES = (32, 64, 128)
 
@@ -144,6 +147,12 @@ class QuantConfig(Spec):
     @property
     def is_quantized(self) -> bool:
         return self.quant_algo is not None or self.kv_cache_quant_algo is not None
+
+    @property
+    def rounds_inputs_to_fp8(self) -> bool:
+        """Whether inputs of a linear layer pass through E4M3."""
+        layers = [self] if self.quantized_layers is None else map(self.of_module, self.quantized_layers)
+        return any(one.quant_algo is not None and one.quant_algo.rounds_inputs_to_fp8 for one in layers)
 
     @property
     def excluded_patterns(self) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def run(
                 input_lengths=[int(length) for length in outputs["input_lengths"]],
                 ttft_ms=timing.ttft_ms,
                 latency_ms=timing.latency_ms or 0.0,
-                notes=list(outputs["notes"]),
+                notes=[*engine.emulations, *outputs["notes"]],
                 samples={"token_times_ms": [(t - timing.started_ns) / 1e6 for t in timing.token_ns]},
             )
         )

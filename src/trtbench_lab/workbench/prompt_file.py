@@ -119,6 +119,7 @@ def _step(
         for request, result in zip(requests, results, strict=True)
         if isinstance(result, TrtbenchError)
     ]
+    notes += llm.engine.emulations
     notes += list(dict.fromkeys(note for result in done for note in result.notes))
     notes.append(f"Requests shared a running batch. {llm.pool}")
     return RunStep(

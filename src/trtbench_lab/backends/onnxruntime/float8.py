@@ -17,7 +17,6 @@ from ...quantization.fp8 import LARGEST
 from .dense import add_dense_columns
 from .graph_edits import add_initializer, insert_before, replace_node
 
-EMULATED = "FP8 emulated"
 STEP = 3
 """Position of the inputs' static step among a product's inputs."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...quantization.linear_kinds import LinearForm, LinearKind, kinds_in
 from ...specs import BuildConfig, ModelConfig
-from .float8 import EMULATED
+from ..emulation import FP8_EMULATED
 
 
 def quantization_notes(config: ModelConfig, build_config: BuildConfig) -> list[str]:
@@ -18,12 +18,12 @@ def quantization_notes(config: ModelConfig, build_config: BuildConfig) -> list[s
         notes.append("SmoothQuant layers multiply integers (MatMulIntegerToFloat), summed in int32.")
     if any(kind.form is LinearForm.FP8 for kind in kinds):
         notes.append(
-            f"{EMULATED}: inputs and weights are rounded to E4M3 and multiplied in float32, with float32's speed and "
+            f"{FP8_EMULATED}: inputs and weights are rounded to E4M3 and multiplied in float32, with float32's speed and "
             "memory; ONNX Runtime's CPU kernels multiply no FP8."
         )
     if any(kind.scheme is not None and kind.rounds_inputs_to_fp8 for kind in kinds):
         notes.append(
-            f"{EMULATED}: inputs of W4A8 layers are rounded to E4M3 and multiplied by INT4 weights in float32, "
+            f"{FP8_EMULATED}: inputs of W4A8 layers are rounded to E4M3 and multiplied by INT4 weights in float32, "
             "no faster than W4A16."
         )
     return notes

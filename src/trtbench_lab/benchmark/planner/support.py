@@ -6,7 +6,6 @@ from ...checkpoint.layout import check_division
 from ...errors import TrtbenchError
 from ...network.decoder import check_supported
 from ...specs import Mapping, ModelConfig
-from ...specs.quant import EXECUTABLE_ALGOS
 from .gpus import Gpu
 
 BF16_FROM, FP8_FROM = (8, 0), (8, 9)  # compute capabilities
@@ -29,10 +28,6 @@ def problems(config: ModelConfig, gpu: Gpu, backend: str, compute_dtype: str) ->
         check_supported(config, paged=not gpu.is_cpu or config.quantization.kv_cache_quant_algo is not None)
     except TrtbenchError as error:
         found.append(f"{error.what} {error.remedy or ''}".strip())
-    algo = config.quantization.quant_algo
-    if algo is not None and algo not in EXECUTABLE_ALGOS:
-        names = ", ".join(item.value for item in EXECUTABLE_ALGOS)
-        found.append(f"{algo.value}: checkpoints of it are written, and engines of it do not run yet ({names} do).")
     if backend == "onnxruntime" and config.mapping.world_size > 1:
         found.append("The onnxruntime backend runs one rank; several ranks are the torch backend's.")
     if not gpu.is_cpu:
