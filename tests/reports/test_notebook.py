@@ -56,7 +56,7 @@ def test_the_renderer_is_set_when_asked_and_shows_plotly_once(monkeypatch: pytes
     assert len(shown) == 1
     assert "plotly.js v" in shown[0][:2000]
     assert set(bundle) == {"text/html", "text/plain"}
-    assert bundle["text/plain"].startswith("Memory\n")
+    assert bundle["text/plain"].startswith("Peak memory\n")
 
 
 def test_an_executed_notebook_holds_both_forms_and_exports_self_contained():

@@ -11,10 +11,6 @@ import pytest
 from tests.engine.conftest import tiny_config
 from tests.reports.samples import bench, comparison, serving
 from tests.widgets.messages import Wire, press
-from trtbench_widgets.board import SHOWN_ROWS, Board, panel_of
-from trtbench_widgets.dashboard import Dashboard
-from trtbench_widgets.layer_errors import LayerErrors
-from trtbench_widgets.shard_plan import ShardPlan
 
 from trtbench_lab.checkpoint.plan import shard_plan
 from trtbench_lab.errors import ResultsError
@@ -22,6 +18,10 @@ from trtbench_lab.evaluation.layers_result import LayerDifference, LayersResult
 from trtbench_lab.reports.figure import MAX_SVG_POINTS, described, fluid, new_figure
 from trtbench_lab.results import ResultsDatabase, Table
 from trtbench_lab.specs import Mapping
+from trtbench_widgets.board import SHOWN_ROWS, Board, panel_of
+from trtbench_widgets.dashboard import Dashboard
+from trtbench_widgets.layer_errors import LayerErrors
+from trtbench_widgets.shard_plan import ShardPlan
 
 
 def layers(backend: str = "torch", **facts) -> LayersResult:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from tests.reports.samples import bench, comparison, serving
 from tests.widgets.messages import press
-from trtbench_widgets.history_browser import HistoryBrowser
 
 from trtbench_lab.errors import ResultsError
 from trtbench_lab.results import Comparison, ResultsDatabase
+from trtbench_widgets.history_browser import HistoryBrowser
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import time
 
 import pytest
 from tests.widgets.messages import Wire, press
-from trtbench_widgets.rank_monitor import RankMonitor
 
 from trtbench_lab.distributed.status import STATES, RankStatus
+from trtbench_widgets.rank_monitor import RankMonitor
 
 
 def rank(number: int, state: str = "busy", since_s: float = 5.0, **facts) -> RankStatus:

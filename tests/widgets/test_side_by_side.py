@@ -9,12 +9,12 @@ import time
 import pytest
 from tests.evaluation.tiny_sides import disturbed_sides, equal_sides, word_tokenizer
 from tests.widgets.messages import Wire, press
-from trtbench_widgets.side_by_side import SideBySide
 
 from trtbench_lab.errors import RequestError, ResultsError
 from trtbench_lab.evaluation.streams_result import StreamsResult
 from trtbench_lab.reports import read_report
 from trtbench_lab.results import ResultsDatabase
+from trtbench_widgets.side_by_side import SideBySide
 
 
 def made(pair=None, **options) -> SideBySide:

@@ -106,7 +106,8 @@ class HistoryView(Sequence[HistoryRow]):
     def tables(self) -> list[Table]:
         """One table: a line a run."""
         tagged = any(row.tags for row in self._rows)  # most people's runs have none: no empty column for them
-        columns = ("#", "id", "when (UTC)", "what", "model", "backend", "name", *(("tags",) if tagged else ()), "numbers")
+        own = ("tags",) if tagged else ()
+        columns = ("#", "id", "when (UTC)", "what", "model", "backend", "name", *own, "numbers")
         rows = [
             (
                 i,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -24,17 +25,22 @@ WIDTHS = {"narrow": 560, "medium": 1000, "wide": 1680}
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 START_S, CELLS_S = 120, 240  # bounds of faults: a loaded machine starts a kernel and imports torch within these
 _SETTINGS = {
-    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+    "@jupyterlab/apputils-extension:notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+    },
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none", "recordTiming": False},
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
 }
 # Words of JupyterLab's own that are no fault of a widget.
-_HARMLESS = ("favicon", "ResizeObserver loop", "lsp", "Failed to load resource: the server responded with a status of 404")
+_HARMLESS = ("favicon", "ResizeObserver loop", "lsp", "Failed to load resource: the server responded with a status")
 
 
 def chromium_path() -> str | None:
     """Return a Chromium of the system, or None."""
-    return next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 @contextmanager
@@ -69,7 +75,9 @@ def lab_server(folder: Path) -> Iterator[str]:
         f"--LabApp.app_dir={folder / 'lab'}", "--LabApp.news_url=", "--ServerApp.open_browser=False",
     ]  # fmt: skip
     with open(folder / "server.log", "wb") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
     try:
         _wait_for(f"http://127.0.0.1:{port}/api?token=token", server, folder / "server.log")
         yield f"http://127.0.0.1:{port}"
@@ -109,7 +117,8 @@ class Notebook:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", self._asked)
         self.page.goto(f"{address}/lab/tree/{name}.ipynb?token=token&reset")
-        self.page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length", timeout=START_S * 1000)
+        cells_shown = "window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length"
+        self.page.wait_for_function(cells_shown, timeout=START_S * 1000)
         self.page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
         self.page.wait_for_function(f"{_KERNEL}?.status === 'idle'", timeout=START_S * 1000)
 
@@ -125,15 +134,14 @@ class Notebook:
         code = f"import json as _json; _answer = _json.dumps({expression})"
         reply = self.page.evaluate(
             f"""async (code) => {{
-                const future = {_KERNEL}.requestExecute({{ code, silent: false, store_history: false, user_expressions: {{ a: "_answer" }} }});
-                const reply = (await future.done).content;
-                return reply.status === "ok" ? reply.user_expressions.a.data["text/plain"] : reply.status + ": " + reply.evalue;
+                const asked = {{ code, silent: false, store_history: false, user_expressions: {{ a: "_answer" }} }};
+                const reply = (await {_KERNEL}.requestExecute(asked).done).content;
+                if (reply.status !== "ok") return reply.status + ": " + reply.evalue;
+                return reply.user_expressions.a.data["text/plain"];
             }}""",
             code,
         )
         assert reply.startswith(("'", '"')), reply
-        import ast
-
         return json.loads(ast.literal_eval(reply))
 
     def until(self, expression: str, expected: Any, timeout_s: float = 60) -> None:
@@ -155,7 +163,8 @@ class Notebook:
         taken = []
         for theme, label in THEMES.items():
             self.page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{ theme: '{label}' }})")
-            self.page.wait_for_function(f"document.body.dataset.jpThemeLight === '{'true' if theme == 'light' else 'false'}'")
+            is_light = "true" if theme == "light" else "false"
+            self.page.wait_for_function(f"document.body.dataset.jpThemeLight === '{is_light}'")
             for word, width in WIDTHS.items():
                 path = PICTURES / f"{name}-{theme}-{word}.png"
                 view = self.page.locator(selector).first

@@ -45,7 +45,7 @@ for i, run in enumerate([*runs, comparison(), layers(), layers("onnxruntime", na
     """
 from tests.evaluation.tiny_sides import disturbed_sides, word_tokenizer
 engine, hf = disturbed_sides(1.2)
-both = SideBySide([engine], hf=hf, tokenizer=word_tokenizer(), prompts=["w3 w14 w15 w92", "w9 w26 w5"], max_new_tokens=32)
+both = SideBySide([engine], hf=hf, tokenizer=word_tokenizer(), prompts=["w3 w14 w15 w92", "w9 w26 w5"])
 both
 """,
     """
@@ -77,7 +77,7 @@ def keys(notebook: Notebook, *names: str) -> None:
 
 
 def focused(notebook: Notebook) -> str:
-    return notebook.page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.textContent")
+    return notebook.page.evaluate("document.activeElement.getAttribute('aria-label')")
 
 
 def saved(notebook: Notebook, button: Any) -> tuple[str, bytes]:
@@ -107,8 +107,10 @@ def test_dashboard_draws_ticks_highlights_and_filters_by_mouse(notebook: Noteboo
 
     view.get_by_role("button", name="fp16 [onnxruntime]").click()
     notebook.until("board.highlighted == [r['id'] for r in board.runs if r['label'] == 'fp16 [onnxruntime]']", True)
-    dimmed = "() => [...document.querySelectorAll('.tb-section[data-group=engine] .tb-plot')].every(p => p.data.some(t => t.opacity < 0.2) && p.data.some(t => t.opacity === undefined))"
-    notebook.page.wait_for_function(dimmed)
+    notebook.page.wait_for_function(
+        """() => [...document.querySelectorAll(".tb-section[data-group=engine] .tb-plot")].every(
+            (plot) => plot.data.some((t) => t.opacity < 0.2) && plot.data.some((t) => t.opacity === undefined))"""
+    )
     view.get_by_role("button", name="Clear highlight").click()
     notebook.until("board.highlighted", [])
 
@@ -156,7 +158,8 @@ def test_clicking_a_line_highlights_its_run_everywhere(notebook: Notebook):
 
 
 def test_figures_are_saved_offline_as_png_svg_and_csv(notebook: Notebook):
-    card = notebook.widget(".tb-board[aria-label=Dashboard]").locator(".tb-card", has_text="Throughput against latency").first
+    view = notebook.widget(".tb-board[aria-label=Dashboard]")
+    card = view.locator(".tb-card", has_text="Throughput against latency").first
     name, data = saved(notebook, card.get_by_label("Download as PNG"))
     assert (name, data[:8]) == ("throughput-against-latency.png", b"\x89PNG\r\n\x1a\n")
     name, data = saved(notebook, card.get_by_label("Download as SVG"))
@@ -164,7 +167,8 @@ def test_figures_are_saved_offline_as_png_svg_and_csv(notebook: Notebook):
     assert b"engine-only" in data  # the label travels with the picture
     name, data = saved(notebook, card.get_by_label("Download as CSV"))
     rows = list(csv.DictReader(io.StringIO(data.decode())))
-    shown = notebook.python("[list(map(float, t.y)) for f in board.figures for t in f.data if f.layout.title.text == 'Throughput against latency']")
+    figure = "next(f for f in board.figures if f.layout.title.text == 'Throughput against latency')"
+    shown = notebook.python(f"[list(map(float, trace.y)) for trace in {figure}.data]")
     assert sorted(float(row["y"]) for row in rows) == pytest.approx(sorted(value for line in shown for value in line))
 
 
@@ -183,7 +187,8 @@ def test_ten_thousand_points_stay_fluid(notebook: Notebook):
     notebook.python("setattr(board, 'shown', [run['id'] for run in board.runs if run['group'] == 'engine'])")
     notebook.python("[board.show([('many', '', many_points())])] and 0")
     plot = notebook.widget(".tb-board[aria-label=Dashboard] .tb-card[data-drawn=yes] .tb-plot")
-    notebook.page.wait_for_function("document.querySelector('.tb-board[aria-label=Dashboard] .tb-plot')?.data?.[0]?.type === 'scattergl'")
+    first = "document.querySelector('.tb-board[aria-label=Dashboard] .tb-plot')"
+    notebook.page.wait_for_function(f"{first}?.data?.[0]?.type === 'scattergl'")
     # The median of twenty redraws at new ranges; two cores without a GPU draw WebGL in software.
     spent = plot.evaluate(
         """async (plot) => {
@@ -340,8 +345,13 @@ def test_history_deletes_and_takes_back_by_keyboard(notebook: Notebook):
 
 
 def test_history_pictures(notebook: Notebook):
-    notebook.python("[setattr(history, 'filters', dict.fromkeys(history.filters, '')), setattr(history, 'sort', ['when', 'desc'])] and 0")
-    notebook.python("[setattr(history, 'selected', [row['id'] for row in history.rows[1:4:2]]), history.reopen(next(r['id'] for r in history.rows if r['name'] == 'fp16'))] and 0")
+    for change in (
+        "setattr(history, 'filters', dict.fromkeys(history.filters, ''))",
+        "setattr(history, 'sort', ['when', 'desc'])",
+        "setattr(history, 'selected', [row['id'] for row in history.rows[1:4:2]])",
+        "history.reopen(next(row['id'] for row in history.rows if row['name'] == 'fp16')) and None",
+    ):
+        notebook.python(change)
     drawn(notebook.widget(".tb-history"), 3)
     assert len(notebook.pictures(".tb-history", "history-browser")) == 6
 
@@ -358,7 +368,7 @@ def test_shards_are_divided_anew_and_a_click_goes_into_a_rank(notebook: Notebook
     keys(notebook, "ArrowDown")
     notebook.until("plan.plan.world_size", 4)
     view.get_by_label("Tensor parallel").select_option("16")
-    view.get_by_role("alert").get_by_text("do not divide").wait_for()
+    view.get_by_role("alert").get_by_text("cannot be divided over tp_size 16").wait_for()
     view.get_by_label("Tensor parallel").select_option("2")
     notebook.until("plan.notice", "")
     view.locator(".treemaplayer .slice", has_text="rank 0").first.click(position={"x": 8, "y": 8})

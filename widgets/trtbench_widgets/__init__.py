@@ -1,0 +1,37 @@
+"""Views of trtbench-lab for notebooks: they hold choices and show results; everything is done by the library below.
+
+Nothing here is loaded before it is asked for, so importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .dashboard import Dashboard
+    from .history_browser import HistoryBrowser
+    from .layer_errors import LayerErrors
+    from .rank_monitor import RankMonitor
+    from .shard_plan import ShardPlan
+    from .side_by_side import SideBySide
+
+_HOMES = {
+    "Dashboard": "dashboard",
+    "HistoryBrowser": "history_browser",
+    "LayerErrors": "layer_errors",
+    "RankMonitor": "rank_monitor",
+    "ShardPlan": "shard_plan",
+    "SideBySide": "side_by_side",
+}
+
+__all__ = ["Dashboard", "HistoryBrowser", "LayerErrors", "RankMonitor", "ShardPlan", "SideBySide"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from trtbench_lab.errors import require
+
+    require("anywidget", extra="lab", purpose="show views in a notebook")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
