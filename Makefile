@@ -28,7 +28,7 @@ $(VENV)/.lab: constraints.txt pyproject.toml scripts/setup_environment.sh
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.lab
-	@PYTHON="$(PYTHON)" scripts/setup_environment.sh $(VENV) lab,onnxruntime,test,gpu
+	@PYTHON="$(PYTHON)" scripts/setup_environment.sh $(VENV) lab,onnxruntime,mpi,test,gpu
 	@touch $@
 
 tour: $(VENV)/.lab
@@ -42,6 +42,10 @@ test: $(VENV)/.test lint typecheck floors
 	@echo "Running every CPU test."
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not mpi and not browser and not tensorrt" \
 		|| { echo "Some tests failed: see the summary above."; exit 1; }
+	@echo "Running the tests of several ranks, one after another."
+	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "mpi and not gpu" \
+		$$(grep -rl --include='test_*.py' 'mark\.mpi' tests) \
+		|| { echo "Some tests of several ranks failed: see the summary above."; exit 1; }
 
 lint: $(VENV)/.test
 	@echo "Checking style with ruff."

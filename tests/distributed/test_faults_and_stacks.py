@@ -75,7 +75,8 @@ def test_a_real_dump_leads_to_the_line_of_the_cell(tmp_path: Path) -> None:
 def test_a_stack_without_the_cell_is_that_of_the_interrupted_thread() -> None:
     dump = (
         'Thread 0x1 (most recent call first):\n  File "a.py", line 1 in waits\n\n'
-        'Current thread 0x2 (most recent call first):\n  File "b.py", line 9 in inner\n  File "b.py", line ??? in outer\n'
+        "Current thread 0x2 (most recent call first):\n"
+        '  File "b.py", line 9 in inner\n  File "b.py", line ??? in outer\n'
     )
     assert places_from_dump(dump, "<trt_mpi 1>") == [Place("b.py", 0, "outer"), Place("b.py", 9, "inner")]
     assert places_from_dump("", "<trt_mpi 1>") == []

@@ -51,6 +51,7 @@ def cancel_job(folder: Path) -> None:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         job = (folder / JOB_FILE).read_text().strip()
         subprocess.run(["scancel", job], check=False, timeout=30, stdin=subprocess.DEVNULL, capture_output=True)
+        (folder / JOB_FILE).unlink()
 
 
 def main(world_id: str, parent: int, folder: Path) -> None:

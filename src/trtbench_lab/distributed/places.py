@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
-from ..errors import WorldError
 from .keeper import JOB_FILE, cancel_job
 from .mpi import local_launcher
 from .slurm import ENGINE, SlurmOptions, engine_arguments
@@ -19,6 +18,7 @@ from .slurm import ENGINE, SlurmOptions, engine_arguments
 if TYPE_CHECKING:
     from .world import World
 
+SLURM_RANKS = "trtbench_lab.distributed.slurm_launcher.SlurmRanksLauncher"
 _ASK_QUEUE_EVERY_S = 2.0
 _ENDED_JOB = ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "COMPLETED", "DEADLINE")
 
@@ -96,32 +96,21 @@ class SlurmPlace:
 
     def start_controller(self, folder: Path) -> Any:
         self._folder = folder
-        return _start_controller(self._world, folder, "slurm", self._options.interface or "*")
+        return _start_controller(self._world, folder, SLURM_RANKS, self._options.interface or "*")
 
     def start_ranks(self, cluster: Any, ranks: int) -> None:
         options = self._options
         output = self._folder / f"ranks-{time.monotonic_ns()}.log"
         cluster.engines.clear()
-        try:
-            cluster.start_engines_sync(
-                n=ranks,
-                engine_cmd=list(options.engine_command),
-                engine_args=engine_arguments(nanny=True),
-                batch_template=options.batch_template(str(output)),
-                batch_file_name=str(self._folder / "ranks.sbatch"),
-                output_file=str(output),
-                environment=self._world.ranks_environment(),
-            )
-        except FileNotFoundError:
-            raise WorldError(
-                "There is no sbatch on this machine.",
-                where="--launcher slurm",
-                remedy="Start the notebook where it is.",
-            ) from None
-        except subprocess.CalledProcessError as error:
-            raise WorldError(
-                f"sbatch refused the job: {_last_line(error)}", where="--launcher slurm", remedy="See --dry-run."
-            ) from None
+        cluster.start_engines_sync(
+            n=ranks,
+            engine_cmd=list(options.engine_command),
+            engine_args=engine_arguments(nanny=True),
+            batch_template=options.batch_template(str(output)),
+            batch_file_name=str(self._folder / "ranks.sbatch"),
+            output_file=str(output),
+            environment=self._world.ranks_environment(),
+        )
         self._engines = cluster.engine_set
         (self._folder / JOB_FILE).write_text(self._engines.job_id)
 
@@ -178,12 +167,6 @@ def _start_controller(world: World, folder: Path, engines: str, address: str) ->
     )
     cluster.start_controller_sync(environment=world.environment())
     return cluster
-
-
-def _last_line(error: subprocess.CalledProcessError) -> str:
-    said = error.output or b""
-    lines = (said.decode(errors="replace") if isinstance(said, bytes) else str(said)).strip().splitlines()
-    return lines[-1] if lines else f"it ended with status {error.returncode} (its message is above)."
 
 
 def _text(path: Path) -> str:
