@@ -14,12 +14,13 @@ export PYTHONUNBUFFERED := 1
 # The notebooks and tests never need a network; this keeps libraries from trying.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
-.PHONY: help tour lab test lint typecheck floors docs clean
+.PHONY: help tour lab test browser lint typecheck floors docs clean
 
 help:
 	@echo "make tour   set up .venv and run notebooks/00_tour.ipynb; results go to $(TOUR)/"
 	@echo "make lab    open the tour in JupyterLab"
 	@echo "make test   lint, type check, import floors and every CPU test"
+	@echo "make browser the widgets in headless Chromium over a real JupyterLab"
 	@echo "make docs   write the tables of docs/options.md and docs/plugins.md anew"
 	@echo "make clean  remove $(VENV) and build/"
 
@@ -46,6 +47,14 @@ test: $(VENV)/.test lint typecheck floors
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "mpi and not gpu" \
 		$$(grep -rl --include='test_*.py' 'mark\.mpi' tests) \
 		|| { echo "Some tests of several ranks failed: see the summary above."; exit 1; }
+
+$(VENV)/.browser: $(VENV)/.test
+	@PYTHON="$(PYTHON)" scripts/setup_environment.sh $(VENV) lab,onnxruntime,test,gpu,browser
+	@touch $@
+
+browser: $(VENV)/.browser
+	@echo "Running the widgets' tests in the system's Chromium; pictures go to build/screenshots/."
+	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/widgets/browser
 
 lint: $(VENV)/.test
 	@echo "Checking style with ruff."

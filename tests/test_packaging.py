@@ -32,10 +32,10 @@ def test_conda_environment_has_the_same_packages_and_bounds():
 
 
 def test_extras_are_the_documented_ones():
-    assert set(EXTRAS) == {"lab", "tensorrt", "mpi", "onnxruntime", "gpu", "test"}
+    assert set(EXTRAS) == {"lab", "tensorrt", "mpi", "onnxruntime", "gpu", "browser", "test"}
 
 
-@pytest.mark.parametrize("group", ["base", "onnxruntime", "lab", "mpi", "test"])
+@pytest.mark.parametrize("group", ["base", "onnxruntime", "lab", "mpi", "browser", "test"])
 def test_constraints_pin_every_requirement_inside_its_bounds(group: str):
     pins = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
