@@ -35,6 +35,8 @@ def run_rank_cell(
         )
     world = _world_for(spec, progress)
     view = RankView(shell, world.world_size, only_rank=0 if spec.rank0_only else None, quiet=quiet)
+    if spec.noblock:
+        view.show_at_once(spec.ranks or range(world.world_size))
     run = world.run_in_background if spec.noblock else world.run
     result = run(
         cell,

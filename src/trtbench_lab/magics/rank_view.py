@@ -6,7 +6,7 @@ import html
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..progress import ProgressEvent
@@ -48,6 +48,12 @@ class RankView:
         self._displays: list[tuple[int, Mapping[str, Any]]] = []
         self._handle: Any = None
         self._changed, self._last = False, float("-inf")
+
+    def show_at_once(self, ranks: Sequence[int]) -> None:
+        """Take the place below the present cell, which the notebook leaves before the ranks have said anything."""
+        if self._in_place:
+            self._texts = {rank: "" for rank in ranks if self._only in (None, rank)}
+            self._show()
 
     # ---- what the cell tells -------------------------------------------------------------------------------------
 
