@@ -9,6 +9,7 @@ import pytest
 from tests.widgets.messages import Wire, press
 
 from trtbench_lab.distributed.status import STATES, RankStatus
+from trtbench_lab.errors import RequestError
 from trtbench_widgets.rank_monitor import RankMonitor
 
 
@@ -30,8 +31,8 @@ class World:
             raise self.error
         return self.ranks
 
-    def interrupt(self) -> None:
-        self.done.append("interrupt")
+    def interrupt(self, ranks) -> None:
+        self.done.append(f"interrupt {list(ranks)}")
 
     def restart(self) -> None:
         raise RuntimeError("no node is free")
@@ -114,7 +115,7 @@ def test_buttons_are_those_the_world_has_and_their_failure_is_said(monitors):
     monitor = monitors(world)
     assert monitor.actions == ["interrupt", "restart"]
     press(monitor, "interrupt")
-    until(lambda: world.done == ["interrupt"])
+    until(lambda: world.done == ["interrupt [0]"])
     press(monitor, "restart")
     until(lambda: monitor.notice == "no node is free")
 
@@ -142,3 +143,16 @@ def test_it_reads_well_without_a_kernel(monitors):
     assert "&lt;b&gt;bad&lt;/b&gt;" in data["text/html"]
     assert "dead" in data["text/plain"]
     assert "none" in data["text/plain"]
+
+
+def test_without_a_world_it_says_how_to_start_one():
+    with pytest.raises(RequestError, match=r"no ranks to watch.*\n.*trt_mpi start"):
+        RankMonitor()
+
+
+def test_the_librarys_world_is_what_is_watched(monitors):
+    from trtbench_lab.distributed import World
+
+    monitor = monitors(World(ranks=2))
+    assert [entry["state"] for entry in monitor.ranks] == ["stopped", "stopped"]
+    assert monitor.actions == ["interrupt", "restart"]

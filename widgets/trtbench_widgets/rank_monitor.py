@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import traitlets
 
 from trtbench_lab.distributed.status import RankStatus
+from trtbench_lab.errors import RequestError
 from trtbench_lab.results import Table
 from trtbench_lab.results.render import html_table, plain_table
 
@@ -35,11 +36,16 @@ class RankMonitor(Page):
     Parameters
     ----------
     world
-        A world of ranks.
+        A world of ranks; None: the notebook's own.
     interval_s
         How often it is asked.
     theme
         ``"auto"``, ``"light"`` or ``"dark"``.
+
+    Raises
+    ------
+    RequestError
+        Without a world to watch.
 
     Attributes
     ----------
@@ -59,14 +65,15 @@ class RankMonitor(Page):
 
     def __init__(
         self,
-        world: Watched,
+        world: Watched | None = None,
         *,
         interval_s: float = 0.5,
         theme: str = "auto",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._world, self._interval_s, self._clock = world, interval_s, clock
         self._closed = threading.Event()
+        world = world if world is not None else _own_world()
+        self._world, self._interval_s, self._clock = world, interval_s, clock
         actions = [name for name in ("interrupt", "restart") if callable(getattr(world, name, None))]
         super().__init__(theme=theme, actions=actions)
         self.poll()
@@ -129,7 +136,8 @@ class RankMonitor(Page):
 
     def _do(self, action: str) -> None:
         try:
-            getattr(self._world, action)()
+            alive = [entry["rank"] for entry in self.ranks if entry["state"] not in ("dead", "stopped")]
+            getattr(self._world, action)(*([alive] if action == "interrupt" else []))
             self.notice = ""
         except Exception as error:  # whatever a launcher raises belongs in front of the person who pressed the button
             self.notice = str(error) or type(error).__name__
@@ -145,3 +153,14 @@ class RankMonitor(Page):
             self.poll()
         except Exception as error:  # a world on its way down may raise anything; the monitor outlives it
             self.notice = f"The ranks cannot be asked: {html.unescape(str(error)) or type(error).__name__}"
+
+
+def _own_world() -> Watched:
+    from trtbench_lab.distributed import current_world
+
+    world = current_world()
+    if world is None:
+        raise RequestError(
+            "There are no ranks to watch.", where="RankMonitor", remedy="Start some with %trt_mpi start -n 2."
+        )
+    return world

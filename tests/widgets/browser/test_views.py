@@ -290,7 +290,7 @@ def test_ranks_are_told_as_they_change_and_watching_is_paused_by_keyboard(notebo
     keys(notebook, "Enter")
     notebook.until("ranks.watching", True)
     view.get_by_role("button", name="Interrupt all").click()
-    notebook.until("world.done", ["interrupt"])
+    notebook.until("world.done", ["interrupt [0, 1, 2]"])
     view.get_by_role("button", name="Restart world").click()
     view.get_by_text("no node is free").wait_for()
 
