@@ -18,9 +18,9 @@ from .view import CellView
 if TYPE_CHECKING:
     from .world import World
 
-GRACE_S = 3.0
+GRACE_S = 2.0
 """Seconds that the other ranks may go on after one has raised, before they are interrupted."""
-_HEED_S = 1.5
+_HEED_S = 1.0
 """Seconds that a rank has to heed an interrupt; one that waits inside MPI cannot, and is replaced."""
 _LOOK_EVERY_S = 0.05
 _LAST_OUTPUT_S = 1.0

@@ -61,7 +61,7 @@ def version_text(mpiexec: str) -> str:
 
 
 def local_launcher(mpiexec: str | None = None) -> Launcher:
-    """Return how to start ranks on this machine so that nothing listens beyond it.
+    """Return how to start ranks on this machine, with nothing that listens beyond it where the MPI lets that be.
 
     Raises
     ------
@@ -81,7 +81,10 @@ def local_launcher(mpiexec: str | None = None) -> Launcher:
 
 
 def open_mpi_environment(*, is_root: bool) -> dict[str, str]:
-    """Return what Open MPI 4 and 5 need on one machine: shared memory only, loopback for the launcher, no core tied."""
+    """Return what Open MPI 4 and 5 need on one machine: shared memory between ranks, no core tied to one.
+
+    Its launcher waits for helpers on every interface all the same: its runtime accepts no loopback interface.
+    """
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if is_root else {}
     return {
         **root,
@@ -91,7 +94,4 @@ def open_mpi_environment(*, is_root: bool) -> dict[str, str]:
         "OMPI_MCA_rmaps_base_oversubscribe": "true",
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
         "PRTE_MCA_hwloc_default_binding_policy": "none",
-        "PRTE_MCA_prte_if_include": "lo",
-        "PMIX_MCA_ptl_tcp_if_include": "lo",
-        "OMPI_MCA_oob_tcp_if_include": "lo",
     }

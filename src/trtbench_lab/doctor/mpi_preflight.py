@@ -132,10 +132,12 @@ def check_interfaces(launcher: Launcher | None = None) -> Iterator[DoctorRow]:
         launcher = launcher or local_launcher()
     except WorldError:
         launcher = None
-    if launcher is not None and launcher.kind == "MPICH" and not launcher.command[0].endswith("gforker"):
-        meaning = "Hydra, MPICH's launcher, listens on every interface while ranks run; mpiexec.gforker would not."
-        remedy = f"Install an MPICH with mpiexec.gforker: {_EXTRA}"
-        yield warning("interfaces", ", ".join(names), meaning, remedy)
+    if launcher is not None and not launcher.command[0].endswith("gforker"):
+        meaning = (
+            f"{launcher.command[0]} ({launcher.kind}) listens on every interface while ranks run; MPICH's "
+            "mpiexec.gforker opens no port."
+        )
+        yield warning("interfaces", ", ".join(names), meaning, f"On a shared network take the MPI of: {_EXTRA}")
         return
     yield ok("interfaces", ", ".join(names), "A world of this machine talks over loopback and shared memory alone.")
 

@@ -86,7 +86,7 @@ class MpiSpec(Spec):
         group="cell",
     )
     grace: float = option(
-        default=3.0,
+        default=2.0,
         help="Seconds that the other ranks may go on once one has raised.",
         minimum=0,
         unit="s",
