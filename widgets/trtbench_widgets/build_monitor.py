@@ -158,7 +158,7 @@ class BuildMonitor(Page):
             "resident": job.resident_bytes,
             "peak": job.peak_bytes,
             "notes": [event.text for event in events if event.kind == "note"],
-            "error": str(error) if (error := getattr(job, "_error", None)) else "",
+            "error": str(error) if (error := getattr(job, "error", None)) else "",
         }
 
     def _watch(self) -> None:

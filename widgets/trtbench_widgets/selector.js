@@ -32,23 +32,6 @@ function render({ model, el }) {
   const set = (name, value) => model.send({ kind: "set", name, value });
   const rows = {};
 
-  function control(option, id) {
-    if (option.control === "switch") {
-      const box = h("input", { type: "checkbox", id, role: "switch", "data-name": option.name, onchange: () => set(option.name, box.checked) });
-      return { element: box, show: (value) => { box.checked = value; } };
-    }
-    if (option.control === "choice") {
-      const list = h("select", { id, "data-name": option.name, onchange: () => set(option.name, option.choices[list.selectedIndex][0]) },
-        option.choices.map(([, words]) => h("option", {}, words)));
-      return { element: list, show: (value) => { list.selectedIndex = option.choices.findIndex(([one]) => one === value); } };
-    }
-    const box = h("input", {
-      type: option.control, id, "data-name": option.name, min: option.minimum ?? "", max: option.maximum ?? "", step: option.whole ? 1 : 0.05,
-      onchange: () => set(option.name, option.control === "number" ? (box.value === "" ? null : Number(box.value)) : box.value),
-    });
-    return { element: box, show: (value) => { box.value = value ?? ""; } };
-  }
-
   function build() {
     const groups = new Map();
     for (const option of model.get("options")) {
@@ -59,7 +42,7 @@ function render({ model, el }) {
       h("legend", {}, GROUP_TITLES[name] || name),
       options.map((option) => {
         const id = `tb-${Math.random().toString(36).slice(2)}`;
-        const made = control(option, id);
+        const made = fieldControl(option, id, set);
         made.element.setAttribute("aria-describedby", `${id}-words`);
         const badge = h("span", { className: "tb-mark", hidden: true });
         const backends = h("span", { className: "tb-backends", "aria-label": `Backends that honour ${option.name}` });

@@ -55,8 +55,8 @@ class Selector(Page):
         Rows of field, this choice and that of the engine or checkpoint held against it.
     """
 
-    _esm = script("copying", "selector")
-    _css = style("copying", "selector")
+    _esm = script("forms", "selector")
+    _css = style("forms", "selector")
 
     title = traitlets.Unicode("").tag(sync=True)
     options = traitlets.List(traitlets.Dict()).tag(sync=True)

@@ -81,6 +81,11 @@ class BuildJob:
         return self._monitor.peak_bytes
 
     @property
+    def error(self) -> BaseException | None:
+        """What stopped it; None while it runs and when it is done."""
+        return self._error
+
+    @property
     def notes(self) -> list[str]:
         """What the backend chose or cannot honour."""
         return list(self._monitor.notes)

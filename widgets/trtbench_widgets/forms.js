@@ -1,4 +1,4 @@
-// The same request in three spellings, each to be copied; used by the selectors and the guide.
+// Controls of fields, and the same request in three spellings to be copied; used by the selectors and the guide.
 
 async function copyText(text, say) {
   try {
@@ -52,4 +52,22 @@ function spellings(say, label) {
       h("div", { className: "tb-linehead" }, h("div", { role: "tablist", className: "tb-tabs", "aria-label": `Spelling of: ${label}` }, tabs), copy), code),
     show: (now) => { lines = now; choose(chosen); },
   };
+}
+
+// The control of one field of a spec; `set(name, value)` is told of a choice, `show(value)` shows one.
+function fieldControl(option, id, set) {
+  if (option.control === "switch") {
+    const box = h("input", { type: "checkbox", id, role: "switch", className: "tb-switch", "data-name": option.name, onchange: () => set(option.name, box.checked) });
+    return { element: box, show: (value) => { box.checked = value; } };
+  }
+  if (option.control === "choice") {
+    const list = h("select", { id, "data-name": option.name, onchange: () => set(option.name, option.choices[list.selectedIndex][0]) },
+      option.choices.map(([, words]) => h("option", {}, words)));
+    return { element: list, show: (value) => { list.selectedIndex = option.choices.findIndex(([one]) => one === value); } };
+  }
+  const box = h("input", {
+    type: option.control, id, "data-name": option.name, min: option.minimum ?? "", max: option.maximum ?? "", step: option.whole ? 1 : 0.05,
+    onchange: () => set(option.name, option.control === "number" ? (box.value === "" ? null : Number(box.value)) : box.value),
+  });
+  return { element: box, show: (value) => { box.value = value ?? ""; } };
 }
