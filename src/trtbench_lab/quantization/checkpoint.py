@@ -197,6 +197,7 @@ def _quantize_whole(
         clipped_share=clipped / weight.numel(),
         bytes_before=weight.nbytes,
         bytes_after=packed.nbytes + scales.nbytes,
+        weight_largest=float(weight.abs().max()),
     )
     return packed, scales, error
 

@@ -128,7 +128,8 @@ class ConvertStep(StepResult):
             by = "output_relative_error" if measured else "relative_rms_error"
             columns: tuple[str, ...] = ("relative_rms_error", "max_abs_error", "clipped_share")
             if measured:
-                columns = ("output_relative_error", "relative_rms_error", "clipped_share", "outlier_channels")
+                columns = ("output_relative_error", "relative_rms_error", "weight_largest", "inputs_largest")
+                columns = (*columns, "clipped_share", "outlier_channels")
             columns = ("module", *columns, "bytes_before", "bytes_after")
             worst = sorted(self.layers, key=lambda layer: -float(layer[by]))[:_WORST_LAYERS]
             rows = [tuple(layer[column] for column in columns) for layer in worst]
@@ -139,9 +140,55 @@ class ConvertStep(StepResult):
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeStep(ConvertStep):
-    """A quantized checkpoint written from a source model."""
+    """A quantized checkpoint written from a source model.
+
+    Attributes
+    ----------
+    search
+        How a mixed recipe was found (`calibration.search_report.SearchReport`), with a sentence for every layer; empty
+        without a search.
+    quality
+        The data of a `QualityResult` against the source; empty without a report.
+    """
 
     kind: ClassVar[str] = "quantize"
+
+    search: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def quality_result(self) -> Any:
+        """The report on quality as a result of its own; None without one."""
+        return Result.from_dict(self.quality) if self.quality else None
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a limit on quality is not shown to be kept."""
+        return int(self.quality_result.exit_code) if self.quality else 0
+
+    def tables(self) -> list[Table]:
+        tables = super().tables()
+        if self.search:
+            tables[1:1] = _search_tables(self.search)
+        # The report's own table of layers would say the same once more.
+        quality = self.quality_result.replace(layers=[]).tables() if self.quality else []
+        return tables + quality
+
+
+def _search_tables(search: dict[str, Any]) -> list[Table]:
+    share = search["size_bytes"] / search["plain_bytes"]
+    best = (
+        "the best there is" if search["is_exact"] else f"no mix sums up to less than {search['lower_bound']:.4g} nats"
+    )
+    note = (
+        f"{search['size_bytes']:,} of {search['plain_bytes']:,} bytes ({share:.3f}; at most {search['budget']:g}): "
+        f"{best}. {search['metric']} of the layers one by one adds up to {search['predicted_loss']:.4g} nats a token; "
+        f"all together lose {search['measured_loss']:.4g}, on {search['tokens']:,} tokens."
+    )
+    fields = ("module", "chosen", "loss", "size_bytes", "why")
+    rows = [tuple(layer[name] for name in fields) for layer in search["layers"]]
+    columns = ("layer", "format", f"{search['metric']} (nats)", "bytes", "why not another")
+    return [Table(columns=columns, rows=rows, title="The mix", note=note)]
 
 
 @dataclass(frozen=True, kw_only=True)

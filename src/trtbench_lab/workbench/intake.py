@@ -39,7 +39,9 @@ _MODEL_OPTIONS = (
     "rotary_scaling",
 )
 # What a request says about its output's place and speed, which the content of a checkpoint does not depend on.
-_NOT_CONTENT = ("source", "output_dir", "name", "overwrite", "workers", "dry_run", "trust_remote_code")
+_NOT_CONTENT = (
+    "source", "output_dir", "name", "overwrite", "workers", "dry_run", "trust_remote_code", "report", "quality",
+)  # fmt: skip
 
 
 def download(spec: DownloadSpec, *, progress: ProgressSink | None = None) -> DownloadStep:
@@ -96,8 +98,67 @@ def quantize(spec: QuantizeSpec, *, progress: ProgressSink | None = None) -> Con
     """Write a checkpoint with quantized weights from a model; the result is a `QuantizeStep`."""
     source = _open(spec, progress)
     config = _config(spec, source)
+    search: dict[str, Any] = {}
+    if spec.search and not isinstance(source, QuantizedSource):
+        config, search = _searched(spec, source, config, progress)
     _check_layout(config, spec)
-    return keep(_written(QuantizeStep, "quantize", spec, source, config, progress))
+    step = _written(QuantizeStep, "quantize", spec, source, config, progress)
+    assert isinstance(step, QuantizeStep)  # noqa: S101
+    step = step.replace(search=search)
+    if spec.report or spec.quality.is_asked:
+        step = step.replace(quality=_report(spec, source, step, progress))
+    return keep(step)
+
+
+def _searched(
+    spec: QuantizeSpec, source: HFSource, config: ModelConfig, progress: ProgressSink | None
+) -> tuple[ModelConfig, dict[str, Any]]:
+    """Return the configuration with the mix that the budget allows, and how it was found."""
+    from ..calibration.search import search_mix
+
+    cached = _target("quantize", spec, source)
+    if spec.output_dir is None and cached.is_dir():
+        return open_checkpoint(cached).config, {}
+    tokens = _tokens(spec, source, progress)
+    assert tokens is not None  # noqa: S101 - a search always calibrates
+    mix, report = search_mix(
+        source,
+        tokens,
+        budget=spec.budget,
+        formats=spec.search_formats,
+        metric=spec.search_metric,
+        num_tokens=spec.search_tokens,
+        group_size=spec.group_size,
+        alpha=spec.smoothquant,
+        exclude=spec.quant_config,
+        dtype=spec.dtype,
+        mapping=config.mapping,
+        device=_device(spec.calibration.calib_device),
+        progress=progress,
+    )
+    cache = config.quantization.kv_cache_quant_algo
+    return config.replace(quantization=mix.replace(kv_cache_quant_algo=cache)), report.to_dict()
+
+
+def _report(
+    spec: QuantizeSpec, source: HFSource | QuantizedSource, step: QuantizeStep, progress: ProgressSink | None
+) -> dict[str, Any]:
+    """Hold the new checkpoint against its source; the result is kept on its own, and its data are returned."""
+    from .quality import measured_quality
+    from .sides import hf_side, open_side
+
+    asked = spec.quality if spec.quality.is_asked else spec.quality.replace(metrics=("all",))
+    remote = spec.trust_remote_code
+    with (
+        open_side(step.output_dir, progress=progress) as side,
+        open_side(asked.baseline, trust_remote_code=remote, progress=progress)
+        if asked.baseline is not None
+        else hf_side(Path(source.directory), "float32", remote, progress) as baseline,
+    ):
+        return measured_quality(
+            side, baseline, asked, source.directory,
+            layers=step.layers or None, name=spec.name, trust_remote_code=remote, progress=progress,
+        ).to_dict()  # fmt: skip
 
 
 def _check_layout(config: ModelConfig, spec: ConvertSpec | QuantizeSpec) -> None:
@@ -166,9 +227,8 @@ def _written(
     progress: ProgressSink | None,
 ) -> ConvertStep:
     """Write the checkpoint, quantized on the way where the request says so, and return the step's result."""
-    request = {name: value for name, value in spec.to_dict().items() if name not in _NOT_CONTENT}
     label = label_of(source.directory)
-    target = output_dir_for(verb, label, {**request, "weights": source.digest()}, spec.output_dir)
+    target = _target(verb, spec, source)
     notes: list[str] = []
     layers: list[dict[str, Any]] = []
     calibration: dict[str, Any] = {}
@@ -231,11 +291,17 @@ def _written(
     )
 
 
+def _target(verb: str, spec: ConvertSpec | QuantizeSpec, source: HFSource | QuantizedSource) -> Path:
+    """Return the folder to write: the one chosen, or one of the cache that is named after the content."""
+    request = {name: value for name, value in spec.to_dict().items() if name not in _NOT_CONTENT}
+    return output_dir_for(verb, label_of(source.directory), {**request, "weights": source.digest()}, spec.output_dir)
+
+
 def _tokens(
     spec: ConvertSpec | QuantizeSpec, source: HFSource, progress: ProgressSink | None
 ) -> CalibrationTokens | None:
     """Return the calibration tokens of a request, or None where the quantization looks at weights alone."""
-    if not needs_calibration(spec.quant_config):
+    if not needs_calibration(spec.quant_config) and not getattr(spec, "search", False):
         return None
     from ..calibration.text import tokens_for
     from ..evaluation.articles import load_texts

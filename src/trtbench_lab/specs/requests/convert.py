@@ -8,6 +8,7 @@ from ..calibration import CalibrationConfig
 from ..coerce import Unfit
 from ..mapping import Mapping
 from ..options import option
+from ..quality import QualityConfig
 from ..quant import QuantAlgo, QuantConfig
 from ..spec import Spec
 from .shared import (
@@ -54,6 +55,17 @@ def _rotary_scaling(text: str) -> dict[str, Any]:
         return {"type": kind, "factor": float(factor)}
     except ValueError:
         raise Unfit(f"must be a type and a factor such as 'linear 2.0', not {text!r}") from None
+
+
+def _budget(text: str) -> float:
+    name, equals, share = text.strip().partition("=")
+    try:
+        value = float(share if equals else name)
+    except ValueError:
+        raise Unfit(f"must be a share such as size=0.35, not {text!r}") from None
+    if equals and name != "size":
+        raise Unfit(f"cannot be about {name!r}", "Write size=0.35.")
+    return value
 
 
 class DownloadSpec(Spec):
@@ -297,6 +309,56 @@ class QuantizeSpec(Spec):
     calibration: CalibrationConfig = option(
         factory=CalibrationConfig, help="Text to calibrate on.", group="calibration"
     )
+    search: bool = option(
+        default=False,
+        help="Choose each layer's format by what it loses, so that all together keep a budget; qformat does not matter "
+        "then.",
+        flags=("--auto_quantize",),
+        group="search",
+        effect="Measures each layer in each format: a forward pass over the rest of the model for every pair.",
+    )
+    budget: float = option(
+        default=0.35,
+        help="search: most bytes of the linear layers, as a share of their bytes unquantized.",
+        minimum=0.01,
+        maximum=1,
+        parse=_budget,
+        render=lambda value: f"size={value!r}",
+        metavar="size=0.35",
+        group="search",
+    )
+    search_metric: str = option(
+        default="kl",
+        help="search: what a layer loses is measured by: kl, the divergence of the next token's distribution, or nll, "
+        "the change of the text's negative log-likelihood.",
+        choices=("kl", "nll"),
+        synonyms={"perplexity": "nll"},
+        flag="--metric",
+        group="search",
+    )
+    search_formats: tuple[str, ...] = option(
+        default=("int8_wo", "int4_wo", "int4_awq", SMOOTHQUANT),
+        help="search: formats to choose from beside leaving a layer as it is; int8_sq has scales per channel and "
+        "token.",
+        choices=("int8_wo", "int4_wo", "int4_awq", "int4_gptq", SMOOTHQUANT, "fp8"),
+        parse=lambda text: [word for word in text.replace(",", " ").split() if word],
+        render=",".join,
+        nonempty=True,
+        nargs="+",
+        metavar="FORMAT",
+        group="search",
+    )
+    search_tokens: int = option(
+        default=4096, help="search: calibration tokens that losses are measured on.", minimum=2, unit="tokens",
+        group="search",
+    )  # fmt: skip
+    report: bool = option(
+        default=False,
+        help="Also hold the checkpoint against the source model: perplexity, agreement, KL, ROUGE, entities and speed, "
+        "or what --metrics names.",
+        group="quality",
+    )
+    quality: QualityConfig = option(factory=QualityConfig, help="Quality against the source.", group="quality")
     dtype: str = dtype_option()
     mapping: Mapping = option(factory=Mapping, help="Layout of the ranks.", group="parallelism")
     use_parallel_embedding: bool = option(

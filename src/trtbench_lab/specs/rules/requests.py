@@ -94,7 +94,7 @@ def convert_factor(spec: ConvertSpec) -> Iterator[Conflict]:
 
 _GROUPED = ("int4_wo", "int8_wo", "int4_awq", "int4_gptq", "w4a8_awq")
 # Options of one format: field → formats that it means something to.
-_OF_FORMAT = {
+_OF_FORMAT: dict[str, tuple[str, ...]] = {
     "group_size": _GROUPED,
     "smoothquant": ("int8_sq",),
     "per_token": ("int8_sq",),
@@ -108,6 +108,8 @@ _OF_FORMAT = {
 def quantize_formats(spec: QuantizeSpec) -> Iterator[Conflict]:
     defaults = {info.name: info.default for info in spec.options()}
     for name, formats in _OF_FORMAT.items():
+        if spec.search:  # it tries several formats, each with its options
+            continue
         value, default = getattr(spec, name), defaults[name]
         if value == default or spec.qformat in formats:
             continue
