@@ -1,0 +1,112 @@
+"""Execute notebooks and store them with outputs that read well on GitHub: tables, and figures as still pictures.
+
+python scripts/store_notebook.py notebooks/01_download_and_convert.ipynb …
+
+Outputs keep no script, no plotly.js, no path of the machine they ran on, and stay small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+MOST_BYTES = 60_000  # of one output; a longer table is shown as its text
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def execute(path: Path, folder: Path, timeout_s: int = 600) -> nbformat.NotebookNode:
+    """Run a notebook in `folder`, whose history and cache are its own, and return it with its outputs."""
+    notebook = nbformat.read(path, as_version=4)
+    environment = {**os.environ, "TRTBENCH_HOME": str(folder / "home"), "TRTBENCH_OUTPUT_DIR": str(folder)}
+    client = NotebookClient(
+        notebook, timeout=timeout_s, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute(env=environment)
+    return notebook
+
+
+def lighten(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
+    """Return the notebook with still pictures in place of figures, and without scripts and the machine's paths."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        cell.metadata = {}
+        if cell.cell_type != "code":
+            continue
+        kept = []
+        for output in cell.outputs:
+            if "data" in output:
+                output["data"] = _light(dict(output["data"]), folder)
+                output["metadata"] = {}
+                output.pop("transient", None)
+                if not output["data"]:
+                    continue
+            elif "text" in output:
+                output["text"] = _clean(output["text"], folder)
+            if output.get("name") == "stderr":
+                continue  # progress of libraries
+            kept.append(output)
+        cell.outputs = kept
+    return notebook
+
+
+def _light(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    if PLOTLY in data:
+        import plotly.graph_objects as go
+
+        from trtbench_lab.reports.static_svg import figure_svg
+
+        figure = go.Figure({key: data[PLOTLY][key] for key in ("data", "layout")})
+        title = str(figure.layout.title.text or "Figure")
+        return {"image/svg+xml": _clean(figure_svg(figure), folder), "text/plain": f"Figure: {title}"}
+    if data.pop(WIDGET, None) is not None and set(data) <= {"text/plain"}:
+        return {}  # a progress bar
+    if not str(data.get("text/plain", "x")).strip():
+        return {}  # progress that has been cleared
+    html = data.get("text/html")
+    if isinstance(html, str) and "<script" in html:
+        data.pop("text/html")
+        if set(data) <= {"text/plain"}:
+            return {}  # plotly.js itself
+    if isinstance(html, str) and len(html) > MOST_BYTES:
+        data.pop("text/html", None)
+    return {mime: _clean(value, folder) if isinstance(value, str) else value for mime, value in data.items()}
+
+
+def _clean(text: str, folder: Path) -> str:
+    text = _COLOUR.sub("", text)
+    for place, shown in ((folder / "home", "~/.cache/trtbench-lab"), (folder, ".")):
+        for spelling in {str(place), str(place.resolve())}:
+            text = text.replace(f"{spelling}/", f"{shown}/" if shown != "." else "").replace(spelling, shown)
+    text = text.replace(str(Path(tempfile.gettempdir()).resolve()), "~").replace(str(Path.home()), "~")
+    return text.replace(sys.prefix, "environment")
+
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", type=Path, nargs="+")
+    for path in parser.parse_args().notebooks:
+        with tempfile.TemporaryDirectory(prefix="notebook-") as name:
+            folder = Path(name)
+            print(f"Running {path}", flush=True)
+            notebook = lighten(execute(path, folder), folder)
+        nbformat.write(notebook, path)
+        print(f"  {path.stat().st_size / 1024:,.0f} KiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
