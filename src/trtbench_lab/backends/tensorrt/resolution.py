@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 
-from ...errors import BuildError, QuantizationError, SpecError
+from ...errors import BuildError, SpecError
 from ...network.decoder import check_supported
-from ...plugins.weight_only_matmul import block_size
-from ...quantization.weight_only import scheme_from_config
 from ...specs import BuildConfig, ModelConfig, PluginConfig
 from ..protocol import Resolution
 from ..resolve import wants_paged
 from .gpu import Gpu
 from .plan_layout import PADDED, PAGED
+from .quantized_layers import check_quantization, plugins_needed
 
 BACKEND = "tensorrt"
 LEAST_CAPABILITY = 75
 """Compute capability of the oldest GPUs that TensorRT 11 builds for."""
 COLLECTIVES_CAPABILITY = 80
-NATIVE_INT4_BLOCKS = (64, 128)
 
 
 def form_of(options: BuildConfig) -> str:
@@ -38,6 +36,7 @@ def resolve(model: ModelConfig, options: BuildConfig, gpu: Gpu) -> Resolution:
     paged = wants_paged(model, options.plugin_config)
     try:
         check_supported(model, paged=paged)
+        check_quantization(model, gpu)
     except SpecError as error:
         raise BuildError(error.what, where=error.where, remedy=error.remedy) from error
     _refuse_gpu(model, gpu)
@@ -102,17 +101,25 @@ def _plugins(model: ModelConfig, options: BuildConfig, dtype: str, paged: bool) 
     if asked.use_custom_all_reduce:
         changes["use_custom_all_reduce"] = False
         notes.append("use_custom_all_reduce has no effect: collectives are TensorRT's own layers, over NCCL.")
-    switch, needed = _weight_only(model)
-    if needed is not None and getattr(asked, switch) in ("auto", "disable"):
-        if getattr(asked, switch) == "disable" or reason is not None:
+    for need in plugins_needed(model):
+        given = [getattr(asked, switch) for switch in need.switches]
+        if "disable" not in given and reason is None:
+            on = {switch: dtype for switch, value in zip(need.switches, given, strict=True) if value == "auto"}
+            changes |= on
+            if on:
+                notes.append(f"{' and '.join(on)}: on, because {need.why}.")
+        elif need.otherwise is None:
             raise BuildError(
-                f"TensorRT multiplies INT4 weights in blocks of 64 or 128, and this checkpoint has {needed}.",
-                where="quantization.group_size",
-                remedy=f"Quantize with group_size 128 or 64, or build with --{switch} auto"
+                f"This checkpoint needs {' and '.join(need.switches)}: {need.why}.",
+                where="quantization",
+                remedy=f"{need.remedy} or build with --{need.switches[0]} auto"
                 + (f"; here {reason}." if reason else "."),
             )
-        changes[switch] = dtype
-        notes.append(f"{switch} is on: TensorRT multiplies INT4 in blocks of 64 or 128, and there are {needed}.")
+        else:
+            notes.append(need.otherwise)
+    if changes.get("smooth_quant_gemm_plugin", asked.smooth_quant_gemm_plugin) not in ("auto", "disable"):
+        for switch in ("quantize_per_token_plugin", "quantize_tensor_plugin"):  # whose integers it multiplies
+            changes.setdefault(switch, dtype)
     for info in PluginConfig.options():  # what is still open is off: TensorRT has kernels of its own there
         if _is_plugin(info.name) and changes.get(info.name, getattr(asked, info.name)) == "auto":
             changes[info.name] = "disable"
@@ -149,29 +156,6 @@ def _refuse_gpu(model: ModelConfig, gpu: Gpu) -> None:
             where="mapping.tp_size",
             remedy="Use the torch backend, or convert with tp_size 1.",
         )
-
-
-def _weight_only(model: ModelConfig) -> tuple[str, str | None]:
-    """Return the switch of the plugin for this quantization, and what keeps TensorRT's own layers from it (or None).
-
-    Raises
-    ------
-    BuildError
-        For a quantization that no network of this version has.
-    """
-    try:
-        scheme = scheme_from_config(model.quantization)
-    except (QuantizationError, SpecError) as error:
-        raise BuildError(error.what, where=error.where, remedy=error.remedy) from error
-    if scheme is None or scheme.bits != 4:
-        return "weight_only_quant_matmul_plugin", None
-    if scheme.group_size is not None:
-        held = None if scheme.group_size in NATIVE_INT4_BLOCKS else f"groups of {scheme.group_size}"
-        return "weight_only_groupwise_quant_matmul_plugin", held
-    tp = model.mapping.tp_size
-    widths = (model.hidden_size, model.num_attention_heads * model.head_width // tp, model.mlp_width // tp)
-    odd = [width for width in widths if block_size(scheme, width) not in NATIVE_INT4_BLOCKS]
-    return "weight_only_quant_matmul_plugin", f"rows of {odd[0]} elements" if odd else None
 
 
 def _told(model: ModelConfig, options: BuildConfig) -> list[str]:
