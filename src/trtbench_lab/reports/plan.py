@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 GIB = float(1 << 30)
+MOST_NAMED = 8
 
 
 def plan_memory(plan: PlanResult, *, theme: str = "auto") -> go.Figure:
@@ -122,6 +123,8 @@ def plan_choices(plan: PlanResult, *, theme: str = "auto") -> go.Figure:
     asked = " ".join(f"{name}={limit:g}" for name, limit in plan.target.items())
     figure = new_figure(f"{title} {asked}", _subtitle(plan), theme=theme, height=420)
     formats = list(dict.fromkeys(choice.quantization for choice in plan.choices))
+    meeting = [choice for choice in plan.choices if choice.meets]
+    named = plan.choices if len(plan.choices) <= MOST_NAMED else meeting[:MOST_NAMED]  # more would cover each other
     for index, quantization in enumerate(formats):
         members = [choice for choice in plan.choices if choice.quantization == quantization]
         figure.add_trace(
@@ -130,14 +133,15 @@ def plan_choices(plan: PlanResult, *, theme: str = "auto") -> go.Figure:
                 y=[choice.itl_ms for choice in members],
                 mode="markers+text",
                 name=quantization,
-                text=[f"{choice.gpus} × {escaped(choice.gpu)}" for choice in members],
+                text=[f"{choice.gpus} × {escaped(choice.gpu)}" if choice in named else "" for choice in members],
+                customdata=[f"{choice.gpus} × {escaped(choice.gpu)}" for choice in members],
                 textposition="top center",
                 marker={
                     "color": OKABE_ITO[index % len(OKABE_ITO)],
                     "size": 12,
                     "symbol": ["circle" if choice.meets else "circle-open" for choice in members],
                 },
-                hovertemplate="%{text}<br>%{x:.3g} GiB in all, ITL %{y:.3g} ms<extra>"
+                hovertemplate="%{customdata}<br>%{x:.3g} GiB in all, ITL %{y:.3g} ms<extra>"
                 + escaped(quantization)
                 + "</extra>",
             )
