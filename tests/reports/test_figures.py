@@ -210,7 +210,7 @@ def test_side_by_side_states_values_and_ratios():
     assert list(ttft.x) == [point.distributions["ttft_ms"].p50 for point in points]
     assert list(rate.x) == [point.tokens_per_sec for point in points]
     assert "×0.50" in ttft.text[1]
-    assert side_by_side(results, batch_size=4).layout.title.subtitle.text == "batch 4, 16 in, 8 out"
+    assert side_by_side(results, batch_size=4).layout.title.subtitle.text == "engine-only · batch 4, 16 in, 8 out"
 
 
 def test_side_by_side_without_a_common_configuration_says_so():

@@ -10,6 +10,7 @@ from ..benchmark.serving_result import ServingResult
 from ..evaluation.compare_result import CompareResult
 from ..evaluation.layers_result import LayersResult
 from ..evaluation.quality_result import QualityResult
+from ..evaluation.streams_result import StreamsResult
 from ..evaluation.summarize_result import SummarizeResult
 from ..explore.result import ExplorationPair, ExploreResult
 from ..results import Result
@@ -33,6 +34,7 @@ from .plan import plan_choices, plan_memory, plan_roofline
 from .serving import serving_latency, serving_throughput, serving_timeline
 from .shards import shard_balance, shard_treemap
 from .sides import compare_speed, rouge_bars, summarize_speed
+from .streams import stream_gaps, stream_race
 from .throughput import side_by_side, throughput_over_batch
 from .throughput_latency import serving_throughput_latency, share_of_limit, throughput_latency
 from .tradeoff import QuantizedRun, quantization_tradeoff
@@ -71,6 +73,8 @@ __all__ = [
     "shard_treemap",
     "share_of_limit",
     "side_by_side",
+    "stream_gaps",
+    "stream_race",
     "summarize_speed",
     "throughput_latency",
     "throughput_over_batch",
@@ -102,6 +106,8 @@ def figures_for(result: Result, *, theme: str = "auto") -> list[go.Figure]:
             itl_over_position(result, theme=theme),
             compare_memory(result, theme=theme),
         ]
+    if isinstance(result, StreamsResult):
+        return [make(result, theme=theme) for make in (stream_race, stream_gaps)]
     if isinstance(result, SummarizeResult):
         return [rouge_bars(result, theme=theme), summarize_speed(result, theme=theme)]
     if isinstance(result, ExploreResult):

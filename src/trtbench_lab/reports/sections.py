@@ -163,7 +163,12 @@ def _lines_html(lines: Sequence[str]) -> str:
 
 
 def _texts_html(result: Result) -> str:
-    """Return both sides' texts of a comparison, the first differing token marked."""
+    """Return all sides' texts of a comparison or of streams, the first differing token marked."""
+    if result.kind == "streams":
+        from ..evaluation.streams_html import stream_block_html
+
+        prompts, sides = getattr(result, "prompts", ()), getattr(result, "sides", [])
+        return "".join(stream_block_html(i, prompt, sides) for i, prompt in enumerate(prompts))
     if result.kind != "compare":
         return ""
     from ..evaluation.side_by_side import prompt_block_html

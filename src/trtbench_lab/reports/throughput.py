@@ -50,7 +50,7 @@ def side_by_side(
     )
     return panels_figure(
         title,
-        f"batch {first.batch_size}, {first.input_length} in, {first.output_length} out",
+        f"engine-only · batch {first.batch_size}, {first.input_length} in, {first.output_length} out",
         [label_of(result) for result in results],
         [result.backend for result in results],
         panels,
@@ -64,7 +64,7 @@ def throughput_over_batch(results: BenchResult | Sequence[BenchResult], *, theme
     results = [results] if isinstance(results, BenchResult) else list(results)
     shapes = {f"{point.input_length} in, {point.output_length} out" for result in results for point in result.points}
     shared = shapes.pop() if len(shapes) == 1 else ""
-    figure = new_figure("Throughput over batch size", shared or "static batches", theme=theme)
+    figure = new_figure("Throughput over batch size", f"engine-only · {shared or 'static batches'}", theme=theme)
     go, rows = plotly_graph_objects(), []
     for result, colour in zip(results, colours([result.backend for result in results]), strict=True):
         lengths = list(dict.fromkeys((point.input_length, point.output_length) for point in result.points))
