@@ -9,23 +9,41 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .build_monitor import BuildMonitor
     from .dashboard import Dashboard
+    from .guide import Guide
     from .history_browser import HistoryBrowser
     from .layer_errors import LayerErrors
     from .rank_monitor import RankMonitor
+    from .selector import PluginSelector, QuantSelector
     from .shard_plan import ShardPlan
     from .side_by_side import SideBySide
 
 _HOMES = {
+    "BuildMonitor": "build_monitor",
     "Dashboard": "dashboard",
+    "Guide": "guide",
     "HistoryBrowser": "history_browser",
     "LayerErrors": "layer_errors",
+    "PluginSelector": "selector",
+    "QuantSelector": "selector",
     "RankMonitor": "rank_monitor",
     "ShardPlan": "shard_plan",
     "SideBySide": "side_by_side",
 }
 
-__all__ = ["Dashboard", "HistoryBrowser", "LayerErrors", "RankMonitor", "ShardPlan", "SideBySide"]
+__all__ = [
+    "BuildMonitor",
+    "Dashboard",
+    "Guide",
+    "HistoryBrowser",
+    "LayerErrors",
+    "PluginSelector",
+    "QuantSelector",
+    "RankMonitor",
+    "ShardPlan",
+    "SideBySide",
+]
 
 
 def __getattr__(name: str) -> Any:

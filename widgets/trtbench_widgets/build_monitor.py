@@ -115,7 +115,11 @@ class BuildMonitor(Page):
             self.poll()
 
     def fallback_html(self) -> str:
-        return heading_html("Builds", self._summary()) + html_table(self._table()) + f"<pre>{html.escape(self._tail())}</pre>"
+        return (
+            heading_html("Builds", self._summary())
+            + html_table(self._table())
+            + f"<pre>{html.escape(self._tail())}</pre>"
+        )
 
     def fallback_text(self) -> str:
         return f"Builds: {self._summary()}\n{plain_table(self._table())}\n{self._tail()}"

@@ -59,7 +59,9 @@ def conflict_data(conflict: Conflict, usable: Iterable[str]) -> dict[str, Any]:
         "fields": [path.split(".")[-1] for path in conflict.fields],
         "reason": conflict.reason,
         "remedy": conflict.remedy,
-        "fixes": [{"label": fix_label(fix), "changes": {path: plain(value) for path, value in fix.items()}} for fix in fixes],
+        "fixes": [
+            {"label": fix_label(fix), "changes": {path: plain(value) for path, value in fix.items()}} for fix in fixes
+        ],
     }
 
 

@@ -1,4 +1,4 @@
-"""`PluginSelector` and `QuantSelector`: every choice with what it does, costs and needs; what contradicts it, and why."""
+"""`PluginSelector` and `QuantSelector`: every choice with what it does and costs, and what contradicts it."""
 
 from __future__ import annotations
 
@@ -278,7 +278,9 @@ class PluginSelector(Selector):
     spec_type = PluginConfig
     fields = PluginConfig.field_names()
 
-    def __init__(self, values: Mapping[str, Any] | None = None, *, checkpoint_dir: str = "checkpoint", **others: Any) -> None:
+    def __init__(
+        self, values: Mapping[str, Any] | None = None, *, checkpoint_dir: str = "checkpoint", **others: Any
+    ) -> None:
         self.checkpoint_dir = checkpoint_dir
         super().__init__(values, **others)
         self.title = "Plugins"
@@ -309,7 +311,8 @@ class PluginSelector(Selector):
             if info.name == "tokens_per_block":
                 continue
             paged = {"gpt_attention_plugin": "float16"} if info.meta.group in ("attention", "cache") else {}
-            asked = PluginConfig(**{**paged, info.name: "float16" if info.name == "gpt_attention_plugin" else on})
+            chosen: dict[str, Any] = {**paged, info.name: "float16" if info.name == "gpt_attention_plugin" else on}
+            asked = PluginConfig(**chosen)
             try:
                 done = builder.resolve(model, BuildConfig(plugin_config=asked))
             except TrtbenchError as error:

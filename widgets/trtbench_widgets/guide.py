@@ -1,0 +1,452 @@
+"""`Guide`: the whole path as steps, each with its state, what it will cost, and the same in a line to copy."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import traitlets
+
+from trtbench_lab.engine.present import bytes_text, seconds_text
+from trtbench_lab.errors import SpecError, TrtbenchError
+from trtbench_lab.results import Result, Table
+from trtbench_lab.results.render import html_table, plain_table
+from trtbench_lab.specs import Spec, find_conflicts, find_warnings
+from trtbench_lab.specs.command_line import command_line
+from trtbench_lab.specs.requests import PlanSpec
+
+from .choices import conflict_data, magic_line, plain, python_lines, shell_line
+from .page import Page, heading_html, script, style
+from .path_state import PathState
+from .path_steps import AS_IT_IS, BY_NAME, STEPS, plugin_config, with_all_before
+from .selector import PluginSelector, QuantSelector
+from .throttle import Throttle
+
+_KEPT_LINES = 200  # of what a step printed, for a failure that has no sentence
+_CANCEL_S = 5.0
+_CONVERT_BYTES_PER_S = 1.0e9  # the planner's figure
+
+
+class Guide(Page):
+    """The path from a model to a measured engine by clicks alone; it goes on where it was left.
+
+    Choices and outcomes are kept in ``guide.json`` of the folder. Every step runs as the shell line that is shown, in
+    a process of its own, so that the kernel stays free and a step can be stopped.
+
+    Parameters
+    ----------
+    folder
+        Where checkpoint, engine and the guide's own file are kept; made when the first step runs.
+    theme
+        ``"auto"``, ``"light"`` or ``"dark"``.
+
+    Attributes
+    ----------
+    steps
+        One dictionary a step: state, reason, cost, lines, conflicts, outcome.
+    settings
+        Step → field → value.
+    current
+        The step that is open.
+    running
+        The step at work; empty when none is.
+    results
+        Step → its result, loaded from the history.
+    """
+
+    _esm = script("forms", "guide")
+    _css = style("forms", "guide")
+
+    folder = traitlets.Unicode("").tag(sync=True)
+    fields = traitlets.Dict().tag(sync=True)
+    settings = traitlets.Dict().tag(sync=True)
+    steps = traitlets.List(traitlets.Dict()).tag(sync=True)
+    current = traitlets.Unicode("model").tag(sync=True)
+    running = traitlets.Unicode("").tag(sync=True)
+    progress = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, folder: str | Path = "trtbench-path", *, theme: str = "auto", estimate: bool = True) -> None:
+        self._path = PathState.open(folder)
+        self._process: subprocess.Popen[str] | None = None
+        self._cancelled = False
+        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()
+        self._estimates = estimate
+        self._estimating: threading.Thread | None = None
+        super().__init__(
+            theme=theme,
+            folder=str(self._path.folder),
+            fields={step.name: step.fields() for step in STEPS},
+            notice=self._path.remark,
+            current=self._path.current,
+        )
+        self._throttle = Throttle(self._send_progress)
+        self._refresh()
+
+    # ---- from Python -----------------------------------------------------------------------------------------
+
+    def choose(self, step: str, **values: Any) -> None:
+        """Change choices of a step; steps that were made of them become stale.
+
+        Raises
+        ------
+        SpecError
+            For a step or field that there is not, or a value that does not fit; nothing is changed then.
+        """
+        if step not in BY_NAME or (unknown := [name for name in values if name not in self._path.settings[step]]):
+            what = f"{step} has no {', '.join(unknown)}." if step in BY_NAME else f"There is no step {step!r}."
+            raise SpecError(what, where="Guide", remedy=f"Steps: {', '.join(BY_NAME)}.")
+        with self._lock:
+            before = self._path.settings[step]
+            self._path.settings[step] = {**before, **{name: plain(value) for name, value in values.items()}}
+            try:
+                self._path.request("build" if step == "plugins" else step)
+            except TrtbenchError:
+                self._path.settings[step] = before
+                raise
+            self._path.save()
+        self._refresh()
+
+    def use(self, selector: PluginSelector | QuantSelector) -> None:
+        """Take over what a selector holds."""
+        step = "plugins" if isinstance(selector, PluginSelector) else "quantization"
+        known = self._path.settings[step]
+        self.choose(step, **{name: value for name, value in selector.values.items() if name in known})
+
+    def run(self, step: str, *, wait: bool = False) -> None:
+        """Run a step, after those it is made of that are not done; one path at a time."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                raise SpecError("A step is running.", where="Guide", remedy="Wait for it, or cancel it.")
+            wanted = [name for name in with_all_before(step) if name == step or not self._path.is_done(name)]
+            self._cancelled = False
+            self._thread = threading.Thread(target=self._work, args=(wanted,), name="guide", daemon=True)
+            self._thread.start()
+        if wait:
+            self._thread.join()
+
+    def run_all(self, *, wait: bool = False) -> None:
+        """Run every step that is not done, in order."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                raise SpecError("A step is running.", where="Guide", remedy="Wait for it, or cancel it.")
+            wanted = [step.name for step in STEPS if not self._path.is_done(step.name)]
+            self._cancelled = False
+            self._thread = threading.Thread(target=self._work, args=(wanted,), name="guide", daemon=True)
+            self._thread.start()
+        if wait:
+            self._thread.join()
+
+    def cancel(self) -> None:
+        """Stop the step at work; it leaves nothing half-made behind."""
+        self._cancelled = True
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            threading.Thread(target=_end, args=(process,), name="guide-end", daemon=True).start()
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """Step → result, for the steps that are done and whose result the history has."""
+        from trtbench_lab.results.database import ResultsDatabase
+
+        found, database = {}, ResultsDatabase()
+        for name, record in self._path.records.items():
+            if record.get("id") and record["state"] == "done":
+                with contextlib.suppress(TrtbenchError):
+                    found[name] = database.get(record["id"])
+        return found
+
+    def states(self) -> dict[str, str]:
+        """Return step → state."""
+        return {step.name: self._path.state_of(step.name)[0] for step in STEPS}
+
+    # ---- the page --------------------------------------------------------------------------------------------
+
+    def on_message(self, message: dict[str, Any]) -> None:
+        self.notice = ""
+        kind, step = message.get("kind"), str(message.get("step", ""))
+        if kind == "set":
+            try:
+                self.choose(step, **{str(message["name"]): message["value"]})
+            except TrtbenchError:
+                self.settings = {}  # so that the page shows again what stands
+                self._refresh()
+                raise
+        elif kind == "open" and step in BY_NAME:
+            self.current = self._path.current = step
+            self._path.save()
+        elif kind == "fix":
+            names = {path.split(".")[-1]: value for path, value in message["changes"].items()}
+            self.choose(step, **names)
+        elif kind == "run":
+            self.run(step)
+        elif kind == "all":
+            self.run_all()
+        elif kind == "cancel":
+            self.cancel()
+
+    def fallback_html(self) -> str:
+        return heading_html("Guide", self.folder) + html_table(self._table())
+
+    def fallback_text(self) -> str:
+        return f"Guide: {self.folder}\n{plain_table(self._table())}"
+
+    def _table(self) -> Table:
+        rows = [(step["title"], step["state"], step["cost"], step["lines"].get("magic", "")) for step in self.steps]
+        return Table(("step", "state", "cost", "line"), rows)
+
+    def _refresh(self) -> None:
+        """Work out all that follows from choices and outcomes, and send it."""
+        with self._lock:
+            steps = [self._entry(step.name) for step in STEPS]
+            settings = {name: dict(values) for name, values in self._path.settings.items()}
+        with self.hold_sync():
+            self.settings = settings
+            self.steps = steps
+        self._estimate()
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        step, record = BY_NAME[name], self._path.records.get(name, {})
+        state, reason = self._path.state_of(name)
+        return {
+            "name": name,
+            "title": step.title,
+            "what": step.what,
+            "state": state,
+            "reason": reason,
+            "seconds": record.get("seconds", 0.0),
+            "cost": self._cost(name),
+            "lines": self._lines(name),
+            "conflicts": self._conflicts(name),
+            "html": record.get("html", "") if state in ("done", "stale") else "",
+            "does": self._path.request(name) is not None,
+            "before": [BY_NAME[one].title for one in with_all_before(name)[:-1] if not self._path.is_done(one)],
+        }
+
+    def _lines(self, name: str) -> dict[str, str]:
+        asked = self._path.request(name)
+        if asked is None and name == "plugins":
+            asked = self._path.request("build")
+        if asked is None:
+            said = "# the weights stay as they are: nothing to do"
+            return {"magic": said, "python": said, "shell": said}
+        return {"magic": magic_line(*asked), "python": python_lines(*asked), "shell": shell_line(*asked)}
+
+    def _conflicts(self, name: str) -> list[dict[str, Any]]:
+        facts: list[Spec] = []
+        if name == "plugins":
+            facts = [plugin_config(self._path.settings)]
+        elif (asked := self._path.request(name)) is not None:
+            quant = getattr(asked[1], "quant_config", None)
+            facts = [asked[1], *([quant] if name == "quantization" and quant is not None else [])]
+        usable = {f"{spec.__name__}.{one}" for spec, names in BY_NAME[name].spec for one in names}
+        found = [*find_conflicts(*facts), *find_warnings(*facts)]
+        own = set(self._path.settings[name])
+        shown = [conflict_data(one, usable) for one in found]
+        return [one for one in shown if name != "build" or own & set(one["fields"])]
+
+    # ---- what is ahead ---------------------------------------------------------------------------------------
+
+    def _cost(self, name: str) -> str:
+        """Return what a step will take: measured where it was done, else what the planner says, else what is known."""
+        plan = self._path.plan
+        words = []
+        record = self._path.records.get(name, {})
+        if record.get("state") == "done" and record.get("seconds"):
+            words.append(f"took {seconds_text(record['seconds'])} last time")
+        if not plan:
+            words.append({"model": "some seconds, nothing is written"}.get(name, "known once the model was looked at"))
+            return ", ".join(words)
+        first = (plan.get("predictions") or [{}])[0]
+        weights, engine = bytes_text(plan["checkpoint_bytes"]), bytes_text(plan["engine_bytes"])
+        writing = seconds_text(plan["checkpoint_bytes"] / _CONVERT_BYTES_PER_S)
+        build_s, runs = plan.get("build_s"), int(self._path.settings["benchmark"]["num_runs"]) + 2
+        ahead = {
+            "model": [f"{bytes_text(plan['download_bytes'])} of weights to read or fetch"],
+            "convert": [f"about {writing} of writing", f"{weights} of disk"],
+            "plugins": ["nothing; it is paid at the build"],
+            "quantization": self._quantization_cost(plan),
+            "build": [f"about {seconds_text(build_s)}" if build_s else "time not known", f"{engine} of disk"],
+            "run": self._running_cost(plan, first),
+            "compare": self._running_cost(plan, first, sides=2),
+            "benchmark": self._running_cost(plan, first, sides=2, runs=runs),
+        }
+        return ", ".join([*words, *ahead[name]])
+
+    def _quantization_cost(self, plan: dict[str, Any]) -> list[str]:
+        if self._path.settings["quantization"]["qformat"] == AS_IT_IS:
+            return ["nothing"]
+        return [f"{bytes_text(plan['checkpoint_bytes'])} of disk", "time grows with the model, and with calibration"]
+
+    def _running_cost(self, plan: dict[str, Any], first: dict[str, Any], sides: int = 1, runs: int = 1) -> list[str]:
+        memory = sum(part["bytes"] for part in plan.get("memory", []))
+        words = [f"{bytes_text(memory)} of memory"]
+        if first:
+            tokens = int(self._path.settings["run"]["max_new_tokens"])
+            seconds = (first["ttft_ms"] + tokens * first["itl_ms"]) / 1e3 * sides * runs
+            words.insert(0, f"about {seconds_text(max(seconds, 0.1))} of work after loading")
+        return words
+
+    def _plan_request(self) -> PlanSpec:
+        settings = self._path.settings
+        quantization, build = settings["quantization"], settings["build"]
+        asked: dict[str, Any] = {"model": settings["model"]["source"], "dtype": settings["convert"]["dtype"]}
+        if quantization["qformat"] != AS_IT_IS:
+            asked |= {"quant": quantization["qformat"], "group_size": quantization["group_size"]}
+            asked |= {"quantize_lm_head": quantization["quantize_lm_head"]}
+        return PlanSpec(**asked, backend=build["backend"])
+
+    def _estimate(self) -> None:
+        """Ask the planner anew, in a process of its own, when the choices that it looks at have changed."""
+        if not self._estimates or self.running or not self._path.is_done("model"):
+            return
+        with contextlib.suppress(TrtbenchError):
+            words = command_line("plan", self._plan_request())
+            if self._path.plan.get("asked") == words or (self._estimating is not None and self._estimating.is_alive()):
+                return
+            self._estimating = threading.Thread(target=self._ask_planner, args=(words,), name="guide-plan", daemon=True)
+            self._estimating.start()
+
+    def _ask_planner(self, words: list[str]) -> None:
+        data: dict[str, Any] = {}
+        with _child("plan", words) as process:
+            for line in process.stdout or ():
+                message = _message(line)
+                if message.get("type") == "result":
+                    data = message["data"]
+        self._keep_plan(data, words)
+        self._estimating = None
+        self._refresh()
+
+    def _keep_plan(self, data: Mapping[str, Any], words: list[str]) -> None:
+        names = ("download_bytes", "checkpoint_bytes", "engine_bytes", "build_s", "memory", "predictions")
+        with self._lock:
+            # A plan that cannot be made is remembered too, so that it is not asked for again and again.
+            known = (
+                {name: data[name] for name in names}
+                if data
+                else {k: v for k, v in self._path.plan.items() if k in names}
+            )
+            self._path.plan = {**known, "asked": words} if known else {}
+            self._path.save()
+
+    # ---- work ------------------------------------------------------------------------------------------------
+
+    def _work(self, names: list[str]) -> None:
+        try:
+            for name in names:
+                if self._cancelled:
+                    break
+                if not self._one(name):
+                    break
+        finally:
+            self.running = ""
+            self.progress = {}
+            self._refresh()
+
+    def _one(self, name: str) -> bool:
+        """Run one step; return whether it was done."""
+        with self._lock:
+            asked = self._path.request(name)
+            self._path.begin(name)
+        self.running = name
+        self._refresh()
+        self._throttle.update(step=name, text="starting", began=time.time())
+        if asked is None:
+            conflicts = [one for one in self._conflicts(name) if one["severity"] == "error"]
+            self._path.finish(
+                name, "failed" if conflicts else "done", reason="; ".join(one["reason"] for one in conflicts)
+            )
+            self._refresh()
+            return not conflicts
+        verb, spec = asked
+        words = command_line(verb, spec)
+        outcome: dict[str, Any] = {}
+        printed: list[str] = []
+        try:
+            with _child(verb, words) as process:
+                self._process = process
+                reader = threading.Thread(target=_gather, args=(process.stderr, printed), daemon=True)
+                reader.start()
+                for line in process.stdout or ():
+                    message = _message(line)
+                    if message.get("type") == "progress":
+                        self._throttle.update(step=name, text=message["text"])
+                    elif message.get("type") in ("result", "error"):
+                        outcome = message
+                process.wait()
+                reader.join(_CANCEL_S)
+        except OSError as error:
+            outcome = {"type": "error", "text": f"The process of this step could not be started: {error}"}
+        finally:
+            self._process = None
+        done = outcome.get("type") == "result"
+        if done and verb == "plan":
+            self._keep_plan(outcome["data"], words)
+        reason = "" if done else outcome.get("text") or "It ended without a word. " + " ".join(printed[-3:])
+        self._path.finish(
+            name, "done" if done else "failed", reason=reason, html=outcome.get("html", ""), id=outcome.get("id", "")
+        )
+        self._refresh()
+        return done
+
+    def _send_progress(self, values: dict[str, Any]) -> None:
+        self.progress = {**self.progress, **values}
+
+
+def _gather(stream: Any, lines: list[str]) -> None:
+    for line in stream:
+        lines.append(line.rstrip())
+        del lines[:-_KEPT_LINES]
+
+
+def _message(line: str) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        found = json.loads(line)
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process that does not heed the request to stop."""
+    try:
+        process.wait(_CANCEL_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+@contextlib.contextmanager
+def _child(verb: str, words: list[str]) -> Any:
+    """Start a verb in a process of its own; its stdin stays open as long as this process lives."""
+    roots = [
+        str(Path(module.__file__).parents[1])
+        for name in ("trtbench_lab", "trtbench_widgets")
+        if (module := sys.modules.get(name)) and module.__file__
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*roots, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trtbench_widgets.child", verb, *words],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        errors="replace",
+        env=environment, start_new_session=True,  # an interrupt of the kernel is not meant for it
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+        _end(process)
