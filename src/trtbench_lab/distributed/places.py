@@ -14,11 +14,11 @@ import psutil
 from .keeper import JOB_FILE, cancel_job
 from .mpi import local_launcher
 from .slurm import ENGINE, SlurmOptions, engine_arguments
+from .slurm_launcher import slurm_ranks_launcher
 
 if TYPE_CHECKING:
     from .world import World
 
-SLURM_RANKS = "trtbench_lab.distributed.slurm_launcher.SlurmRanksLauncher"
 _ASK_QUEUE_EVERY_S = 2.0
 _ENDED_JOB = ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "COMPLETED", "DEADLINE")
 
@@ -96,7 +96,7 @@ class SlurmPlace:
 
     def start_controller(self, folder: Path) -> Any:
         self._folder = folder
-        return _start_controller(self._world, folder, SLURM_RANKS, self._options.interface or "*")
+        return _start_controller(self._world, folder, slurm_ranks_launcher(), self._options.interface or "*")
 
     def start_ranks(self, cluster: Any, ranks: int) -> None:
         options = self._options
@@ -138,7 +138,7 @@ class SlurmPlace:
         cancel_job(folder)
 
 
-def _start_controller(world: World, folder: Path, engines: str, address: str) -> Any:
+def _start_controller(world: World, folder: Path, engines: str | type, address: str) -> Any:
     import ipyparallel
     from traitlets.config import Config
 
