@@ -56,6 +56,12 @@ def test_the_shard_plan_is_drawn_too():
         assert "rank 1" in {text.text for text in root.iter(f"{SVG}text")}
 
 
+def test_stacked_bars_stay_inside_the_picture():
+    root = ElementTree.fromstring(figure_svg(shard_balance(shard_plan(tiny_config(mapping=Mapping(tp_size=2))))))
+    width = float(root.get("viewBox").split()[2])
+    assert all(float(rect.get("x")) + float(rect.get("width")) < width for rect in root.iter(f"{SVG}rect"))
+
+
 def test_the_image_holds_its_data_and_its_words():
     image = figure_image(ALL["side_by_side"]("auto"))
     data = re.search(r'base64,([^"]+)"', image)

@@ -61,14 +61,16 @@ def _axes(traces: list[dict[str, Any]], layout: dict[str, Any]) -> tuple[str, in
     shown = [t for t in shown if (t.get("xaxis"), t.get("yaxis")) in ((None, None), ("x", "y"))]
     if not shown:
         return "", 60
+    stacked = layout.get("barmode") == "stack"
     listed = any(isinstance(value, str) for t in shown for value in _list(t.get("y")))
     rows = len(_categories(shown, "y")) if listed else 0
-    x = _Scale(shown, "x", layout.get("xaxis") or {}, (_LEFT + (150 if listed else 0), _WIDTH - _RIGHT))
+    x = _Scale(
+        shown, "x", layout.get("xaxis") or {}, (_LEFT + (150 if listed else 0), _WIDTH - _RIGHT), stacked=stacked
+    )
     bottom = max(_HEIGHT - _BOTTOM, _TOP + rows * 26)
-    y = _Scale(shown, "y", layout.get("yaxis") or {}, (bottom, _TOP))
+    y = _Scale(shown, "y", layout.get("yaxis") or {}, (bottom, _TOP), stacked=stacked)
     parts = [*x.ticks_below(bottom), *y.ticks_beside(x.start)]
     bars = [t for t in shown if t.get("type") == "bar"]
-    stacked = layout.get("barmode") == "stack"
     heights: dict[Any, float] = {}
     for number, trace in enumerate(bars):
         parts += _bars(trace, x, y, number, len(bars), heights if stacked else None)
@@ -88,7 +90,16 @@ def _axes(traces: list[dict[str, Any]], layout: dict[str, Any]) -> tuple[str, in
 class _Scale:
     """One axis: from a value to its place in pixels, linear, logarithmic or by category."""
 
-    def __init__(self, traces: list[dict[str, Any]], letter: str, axis: dict[str, Any], ends: tuple[float, float]):
+    def __init__(
+        self,
+        traces: list[dict[str, Any]],
+        letter: str,
+        axis: dict[str, Any],
+        ends: tuple[float, float],
+        *,
+        stacked: bool = False,
+    ):
+        self.given = list(zip(_list(axis.get("tickvals")), _list(axis.get("ticktext")), strict=False))
         self.start, self.end = ends
         values = [v for t in traces for v in _list(t.get(letter)) if v is not None]
         self.title = html.unescape(str((axis.get("title") or {}).get("text") or ""))
@@ -96,10 +107,23 @@ class _Scale:
         self.log = axis.get("type") == "log"
         self.flipped = axis.get("autorange") == "reversed"
         numbers = [self._of(float(v)) for v in values if not isinstance(v, str) and (not self.log or v > 0)]
-        if letter == ("x" if any(t.get("orientation") == "h" for t in traces) else "y") and not self.log:
-            numbers.append(0.0)  # bars and rates begin at nothing
+        bars = [t for t in traces if t.get("type") == "bar"]
+        along = "x" if any(t.get("orientation") == "h" for t in bars) else "y"
+        if stacked and letter == along:
+            across = "y" if along == "x" else "x"
+            totals: dict[Any, float] = {}
+            for trace in bars:
+                for name, value in zip(_list(trace.get(across)), _list(trace.get(along)), strict=False):
+                    totals[name] = totals.get(name, 0.0) + (value or 0.0)
+            numbers += list(totals.values())
+        from_zero = not self.log and (axis.get("rangemode") == "tozero" or (bool(bars) and letter == along))
+        if from_zero:
+            numbers.append(0.0)
         low, high = min(numbers, default=0.0), max(numbers, default=1.0)
-        self.low, self.high = low, high + ((high - low) * (0.25 if letter == "x" and low == 0.0 else 0.06) or 1.0)
+        room = (high - low) or 1.0
+        # Numbers of lying bars stand at their ends and need room there; dots must not be cut by the frame.
+        self.low = low - (0.0 if from_zero and low == 0 else 0.04 * room)
+        self.high = high + room * (0.25 if bars and letter == "x" else 0.06)
 
     def __call__(self, value: Any) -> float | None:
         if value is None:
@@ -121,6 +145,9 @@ class _Scale:
     def ticks(self) -> list[tuple[float, str]]:
         if self.categories is not None:
             return [(self(name) or 0.0, html.unescape(str(name))) for name in self.categories]
+        if self.given:
+            places = [(self(value), str(text)) for value, text in self.given]
+            return [(at, text) for at, text in places if at is not None]
         span = self.high - self.low
         size = 10 ** math.floor(math.log10(span / 4)) if span > 0 else 1.0
         size *= next((m for m in (1, 2, 5) if span / (size * m) <= 6), 10)
