@@ -308,7 +308,8 @@ class PluginSelector(Selector):
         builder, told = backend(name), {}
         for info in PluginConfig.options():
             on: Any = True if info.default in (True, False) else "auto"
-            if info.name == "tokens_per_block":
+            # A size is no feature, and what "auto" comes to follows from ranks and weights, not from the backend alone.
+            if info.name in ("tokens_per_block", "nccl_plugin") or info.meta.group == "quantization":
                 continue
             paged = {"gpt_attention_plugin": "float16"} if info.meta.group in ("attention", "cache") else {}
             chosen: dict[str, Any] = {**paged, info.name: "float16" if info.name == "gpt_attention_plugin" else on}
@@ -319,7 +320,7 @@ class PluginSelector(Selector):
                 told[info.name] = str(error.what)
                 continue
             honoured = getattr(done.build_config.plugin_config, info.name) not in (False, "disable")
-            reason = next((note for note in done.notes if info.name in note), "it has no such plugin.")
+            reason = next((note for note in done.notes if info.name in note), f"{name} leaves it off on this machine.")
             told[info.name] = "" if honoured else reason
         return told
 

@@ -1,0 +1,160 @@
+"""The guide without a browser: states that follow from choices, what it remembers, and one real step."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("anywidget")
+
+from trtbench_lab.errors import SpecError
+from trtbench_widgets.guide import Guide
+from trtbench_widgets.path_state import INTERRUPTED, PathState
+from trtbench_widgets.path_steps import STEPS, with_all_before
+
+from .messages import press
+
+NAMES = [step.name for step in STEPS]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRTBENCH_HOME", str(tmp_path / "home"))
+    return tmp_path / "path"
+
+
+def guide(folder):
+    return Guide(folder, estimate=False)
+
+
+def all_done(folder):
+    """Return a path on which every step was done, as far as its records say."""
+    state = PathState.open(folder)
+    for name in NAMES:
+        asked = state.request(name)
+        output = getattr(asked[1], "output_dir", None) if asked else None
+        if output:
+            (folder / output).mkdir(parents=True, exist_ok=True)
+        state.begin(name)
+        state.finish(name, "done")
+    return guide(folder)
+
+
+def test_it_begins_with_the_whole_path_and_writes_nothing(folder):
+    path = guide(folder)
+    assert [step["name"] for step in path.steps] == [
+        "model", "convert", "plugins", "quantization", "build", "run", "compare", "benchmark",
+    ]  # fmt: skip
+    assert set(path.states().values()) == {"not begun"}
+    assert not folder.exists()
+
+
+def test_every_step_has_lines_and_a_cost(folder):
+    for step in guide(folder).steps:
+        assert set(step["lines"]) == {"magic", "python", "shell"}
+        assert step["cost"]
+        assert step["what"]
+
+
+def test_a_change_makes_stale_what_was_made_of_it_and_nothing_else(folder):
+    path = all_done(folder)
+    assert set(path.states().values()) == {"done"}
+    path.choose("build", max_batch_size=4)
+    stale = {name for name, state in path.states().items() if state == "stale"}
+    assert stale == {"build", "run", "compare", "benchmark"}
+    reasons = {step["name"]: step["reason"] for step in path.steps}
+    assert "Its choices changed" in reasons["build"]
+    assert "Build" in reasons["run"]
+    path.choose("build", max_batch_size=8)
+    assert set(path.states().values()) == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "stale"),
+    [
+        ("model", {"source": "demo:llama"}, set(NAMES)),
+        ("plugins", {"gemm_plugin": "float16"}, {"plugins", "build", "run", "compare", "benchmark"}),
+        ("quantization", {"qformat": "int8_wo"}, {"quantization", "build", "run", "compare", "benchmark"}),
+        ("run", {"prompt": "Once"}, {"run", "compare"}),
+        ("benchmark", {"num_runs": 7}, {"benchmark"}),
+    ],
+)
+def test_each_choice_reaches_as_far_as_it_should(folder, step, change, stale):
+    path = all_done(folder)
+    path.choose(step, **change)
+    assert {name for name, state in path.states().items() if state != "done"} == stale
+
+
+def test_an_output_that_is_gone_is_stale(folder):
+    path = all_done(folder)
+    (folder / "engine").rmdir()
+    assert guide(folder).states()["build"] == "stale"
+    assert path.states()["convert"] == "done"
+
+
+def test_choices_and_states_are_found_again(folder):
+    path = all_done(folder)
+    path.choose("run", prompt="Once upon a time")
+    press(path, "open", step="run")
+    again = guide(folder)
+    assert again.settings["run"]["prompt"] == "Once upon a time"
+    assert again.current == "run"
+    assert again.states() == path.states()
+
+
+def test_a_kernel_that_ended_in_a_step_leaves_a_failure_with_its_reason(folder):
+    state = PathState.open(folder)
+    state.begin("build")
+    step = next(step for step in guide(folder).steps if step["name"] == "build")
+    assert (step["state"], step["reason"]) == ("failed", INTERRUPTED)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format_version": 99}', '{"format_version": 1, "settings": {"run": {"no": 1}}}'])
+def test_a_damaged_memory_is_said_or_passed_over_and_never_raised(folder, content):
+    folder.mkdir(parents=True)
+    (folder / "guide.json").write_text(content)
+    path = guide(folder)
+    assert set(path.states().values()) == {"not begun"}
+    assert ("begins anew" in path.notice) == ("no" not in content)
+
+
+def test_wrong_choices_are_said_and_change_nothing(folder):
+    path = guide(folder)
+    press(path, "set", step="build", name="max_batch_size", value=0)
+    assert "at least 1" in path.notice
+    assert path.settings["build"]["max_batch_size"] == 8
+    with pytest.raises(SpecError, match="no nonsense"):
+        path.choose("build", nonsense=1)
+    with pytest.raises(SpecError, match="no step"):
+        path.choose("nonsense")
+
+
+def test_a_conflict_of_plugins_stops_that_step_with_its_reason(folder):
+    path = guide(folder)
+    path.choose("plugins", gpt_attention_plugin="disable")
+    conflicts = next(step for step in path.steps if step["name"] == "plugins")["conflicts"]
+    press(path, "fix", step="plugins", changes=conflicts[0]["fixes"][0]["changes"])
+    assert next(step for step in path.steps if step["name"] == "plugins")["conflicts"] == []
+
+
+def test_steps_run_after_those_they_are_made_of():
+    assert with_all_before("compare") == ["model", "convert", "plugins", "quantization", "build", "run", "compare"]
+    assert with_all_before("convert") == ["model", "convert"]
+
+
+def test_a_real_step_runs_in_a_process_of_its_own_and_a_wrong_one_says_why(folder):
+    path = guide(folder)
+    path.choose("model", source=str(folder / "nowhere"))
+    path.run("model", wait=True)
+    step = path.steps[0]
+    assert step["state"] == "failed"
+    assert "nowhere" in step["reason"]
+    assert json.loads((folder / "guide.json").read_text())["records"]["model"]["state"] == "failed"
+    assert path.running == ""
+
+
+def test_it_reads_well_without_a_kernel(folder):
+    data = guide(folder)._repr_mimebundle_()[0]
+    assert "%trt_convert" in data["text/html"]
+    assert "not begun" in data["text/plain"]
