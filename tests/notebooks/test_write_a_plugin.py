@@ -31,8 +31,3 @@ def test_plugin_is_written_in_ten_cells(tmp_path: Path):
     assert float(said[7].split()[-1]) < 2e-5
     assert said[8].count("['u64', 'u32', 'u64']") == 2
     assert said[9] == "15 shapes agree\n"
-
-
-def test_notebook_is_stored_without_results():
-    stored = nbformat.read(NOTEBOOK, as_version=4)
-    assert all(not cell.outputs for cell in stored.cells if cell.cell_type == "code")
