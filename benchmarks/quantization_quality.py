@@ -95,7 +95,8 @@ def table_of(model: str, found: dict) -> str:
         nll, less = row.get("nll_against_nearest"), row.get("kl_against_nearest_percent")
         lines.append(
             f"| {name} | {row['perplexity']:.4f} ({row['baseline']:.4f}) | {change[0]:+.2f} ({change[1]:+.2f} … "
-            f"{change[2]:+.2f}) | {row['bound_percent']} | {kl[0]:.5f} ({kl[1]:.5f} … {kl[2]:.5f}) | {row['top1']:.2f} | "
+            f"{change[2]:+.2f}) | {row['bound_percent']} | {kl[0]:.5f} ({kl[1]:.5f} … {kl[2]:.5f}) "
+            f"| {row['top1']:.2f} | "
             + (f"{-nll[0]:+.4f} ({-nll[2]:+.4f} … {-nll[1]:+.4f})" if nll else "")
             + " | "
             + (f"{less[0]:+.1f} ({less[1]:+.1f} … {less[2]:+.1f})" if less else "")
