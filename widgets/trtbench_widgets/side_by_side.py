@@ -266,7 +266,7 @@ class SideBySide(Page):
                 runner = self._open.enter_context(hf_runner_for(first, folder, "auto"))
             sources.append(StreamSource(label="Hugging Face", runner=runner))
         for side, (engine, runner) in zip(self.sides[len(sources) :], opened, strict=True):
-            sources.append(_source(side["label"], engine, runner))
+            sources.append(_source(_known_label(side["label"], engine, sources), engine, runner))
         self._sources = sources
         self.sides = [
             {
@@ -354,6 +354,15 @@ def _opened(engine: Any, stack: ExitStack) -> tuple[Engine | None, Any]:
     if isinstance(engine, Engine):
         return engine, stack.enter_context(ModelRunner.from_engine(engine))
     return None, engine
+
+
+def _known_label(label: str, engine: Engine | None, before: Sequence[StreamSource]) -> str:
+    """Return a side's name: of an engine in the cache, whose folder is a hash, the model's and its quantization."""
+    if engine is None or label.startswith(engine.name):
+        return label
+    quantization = quantization_label(engine.config.pretrained_config)
+    named = engine.name if quantization == "none" else f"{engine.name} {quantization}"
+    return named if all(source.label != named for source in before) else f"{named} ({len(before)})"
 
 
 def _source(label: str, engine: Engine | None, runner: Any) -> StreamSource:
