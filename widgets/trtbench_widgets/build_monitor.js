@@ -63,7 +63,7 @@ function render({ model, el }) {
     const held = document.activeElement?.dataset?.job;
     cards.replaceChildren(...model.get("builds").map((build, index) => {
       const ranks = [...new Set(build.phases.map((phase) => phase.rank))].sort((a, b) => (a ?? -1) - (b ?? -1));
-      const columns = ranks.map((rank) => h("div", { className: "tb-rank" },
+      const columns = ranks.map((rank) => h("div", { className: "tb-rank", "data-rank": rank === null ? "all" : String(rank) },
         ranks.length > 1 ? h("h5", {}, rank === null ? "all ranks" : `rank ${rank}`) : null,
         h("ol", { className: "tb-phases", "aria-label": rank === null ? "Phases" : `Phases of rank ${rank}` },
           build.phases.filter((phase) => phase.rank === rank).map(phaseRow))));

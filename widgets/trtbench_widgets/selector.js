@@ -38,9 +38,7 @@ function render({ model, el }) {
       if (!groups.has(option.group)) groups.set(option.group, []);
       groups.get(option.group).push(option);
     }
-    choices.replaceChildren(...[...groups].map(([name, options]) => h("fieldset", { className: "tb-group" },
-      h("legend", {}, GROUP_TITLES[name] || name),
-      options.map((option) => {
+    choices.replaceChildren(...[...groups].map(([name, options]) => group(name, groups.size > 1 && name === "quantization", options.map((option) => {
         const id = `tb-${Math.random().toString(36).slice(2)}`;
         const made = fieldControl(option, id, set);
         made.element.setAttribute("aria-describedby", `${id}-words`);
@@ -49,11 +47,18 @@ function render({ model, el }) {
         const element = h("div", { className: "tb-option", "data-option": option.name },
           h("label", { htmlFor: id, className: "tb-name" }, option.name, badge),
           h("div", { className: "tb-control" }, made.element, option.unit ? h("span", { className: "tb-muted" }, option.unit) : null),
-          h("p", { id: `${id}-words`, className: "tb-words" }, option.help, option.effect ? h("span", { className: "tb-effect" }, ` ${option.effect}`) : null,
-            h("span", { className: "tb-muted" }, ` Default: ${option.default_words}. Since ${option.since}.`)), backends);
+          h("p", { id: `${id}-words`, className: "tb-words" }, option.help, option.effect ? h("span", { className: "tb-muted" }, ` ${option.effect}`) : null),
+          h("p", { className: "tb-meta" }, h("span", {}, `default ${option.default_words} · since ${option.since}`), backends));
         rows[option.name] = { element, made, badge, backends, option };
         return element;
       }))));
+  }
+
+  // Kernels that the weights decide lie folded: few people ever set them.
+  function group(name, folded, elements) {
+    const words = GROUP_TITLES[name] || name;
+    if (!folded) return h("fieldset", { className: "tb-group" }, h("legend", {}, words), elements);
+    return h("details", { className: "tb-group tb-folded" }, h("summary", {}, `${words}: kernels that the checkpoint's weights decide`), elements);
   }
 
   function showValues() {
