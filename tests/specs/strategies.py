@@ -51,6 +51,8 @@ def _values(info: OptionInfo, kind: Any) -> st.SearchStrategy[Any]:
         return spec_strategy(kind)
     if typing.get_origin(kind) is dict:
         return {"goodput": _LEVELS, "max_drop": _LIMITS, "target": _TARGETS}.get(info.name, _SCALINGS)
+    if info.name == "gpu":  # names as a table has them, without the separator
+        return st.lists(st.sampled_from(["this", "H200", "A100 80GB"]), min_size=1, max_size=2).map(tuple)
     if info.name == "ceilings":  # none, or both
         return st.just(()) | st.tuples(st.floats(0.125, 8192.0), st.floats(0.125, 8192.0))
     if typing.get_origin(kind) is tuple:
