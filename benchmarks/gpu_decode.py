@@ -39,15 +39,23 @@ class Row:
     quant: QuantConfig | None = None
 
 
+SMOOTHQUANT = "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"
+WHOLE: dict[str, Any] = {"exclude_modules": ()}
 ROWS = {
     "gpt2-medium-b1": Row("gpt2-medium", 1, 900, 100, "ITL <= 0.42 ms"),
     "gpt2-medium-b8": Row("gpt2-medium", 8, 900, 100, "ITL <= 0.60 ms"),
     "llama3-8b-b1": Row("llama3-8b", 1, 512, 128, "ITL <= 4.0 ms"),
     "llama3-8b-b16": Row("llama3-8b", 16, 512, 128, "ITL <= 4.9 ms; TTFT <= 200 ms"),
     "llama3-8b-b64": Row("llama3-8b", 64, 512, 128, ">= 10,500 tokens/s"),
-    "llama3-8b-int8-b1": Row("llama3-8b", 1, 512, 128, "ITL <= 2.5 ms", QuantConfig(quant_algo="W8A16")),
+    # The head is quantized too, as in the figures these goals were set by.
+    "llama3-8b-int8-b1": Row("llama3-8b", 1, 512, 128, "ITL <= 2.5 ms", QuantConfig(quant_algo="W8A16", **WHOLE)),
     "llama3-8b-int4-b1": Row(
-        "llama3-8b", 1, 512, 128, "ITL <= 1.7 ms", QuantConfig(quant_algo="W4A16", group_size=128)
+        "llama3-8b", 1, 512, 128, "ITL <= 1.7 ms", QuantConfig(quant_algo="W4A16", group_size=128, **WHOLE)
+    ),
+    "llama3-8b-fp8-b1": Row("llama3-8b", 1, 512, 128, "ITL <= 2.5 ms", QuantConfig(quant_algo="FP8", **WHOLE)),
+    "llama3-8b-fp8-b64": Row("llama3-8b", 64, 512, 128, "TTFT <= BF16's / 1.5", QuantConfig(quant_algo="FP8")),
+    "llama3-8b-sq-b64": Row(
+        "llama3-8b", 64, 512, 128, "TTFT <= BF16's / 1.5", QuantConfig(quant_algo=SMOOTHQUANT)
     ),
 }
 
@@ -133,11 +141,12 @@ def run_row(name: str, row: Row, *, hf: bool, hf_compile: bool, level: int, verb
         f"{100 * floor / itl:.0f} % of it reached"
     )
     if row.prompt * row.batch >= 4096:
-        linear = weights / model.dtype.itemsize - model.head.nbytes / model.dtype.itemsize
+        layers = [p for layer in model.layers for p in (layer.qkv, layer.dense, layer.fc, layer.proj)]
+        linear = sum((1 if p.gate is None else 2) * p.weights.out_features * p.weights.in_features for p in layers)
         rate = matrix_rate(model.dtype)
         arithmetic = 2 * linear * row.prompt * row.batch / rate * 1e3
-        print(f"prompt: {row.batch} x {row.prompt} tokens, floor {arithmetic:.1f} ms at {rate / 1e12:,.0f} TFLOP/s; "
-              f"{100 * arithmetic / ttft:.0f} % of it reached")  # fmt: skip
+        print(f"prompt {row.batch} x {row.prompt} tokens, floor {arithmetic:.1f} ms at {rate / 1e12:,.0f} TFLOP/s "
+              f"in 16 bits; {100 * arithmetic / ttft:.0f} % of it reached")  # fmt: skip
     session.close()
     del session
     torch.cuda.empty_cache()

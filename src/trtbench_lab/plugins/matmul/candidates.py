@@ -11,15 +11,17 @@ PROGRAMS = 132
 def candidates(problem: Problem) -> list[Choice]:
     """Return the choices that `tune` measures; the first is the default where nothing is measured."""
     rows = problem.rows
-    if rows == 1 and problem.kind != "int8_int8":
+    if rows == 1 and problem.kind not in ("int8_int8", "fp8_fp8"):
         if problem.kind == "int4" and problem.dtype != "float32":
             return _matvec(problem) + _slices(problem)[:2]
-        return _matvec(problem) + _slices(problem)[:3]
+        return _matvec(problem) + _slices(problem)[: 8 if problem.kind == "fp8" else 3]
     if rows <= 16:
         return [*_slices(problem), *_few_rows(problem), Choice("library")]
     if rows <= 64:
         return [*_few_rows(problem), Choice("library")]
     large = _large(problem)
+    if problem.kind == "int8_int8":  # the library's sums are int32 in memory, and everything else follows apart
+        return [*_integer_tiles(problem), Choice("library")]
     return [*large, Choice("library")] if problem.norm is not None else [Choice("library"), *large]
 
 
@@ -40,8 +42,12 @@ def _matvec(problem: Problem) -> list[Choice]:
         (8, 32, 1),
         (4, 512, 8),
         (2, 512, 8),
+        (32, 32, 1),
+        (32, 64, 2),
+        (16, 256, 8),
+        (4, 64, 2),
     ):
-        if problem.gated and block_n > 8:
+        if problem.gated and block_n > (16 if problem.kind in ("int8", "int4") else 8):
             continue
         units = min(units, _power_of_two(-(-cells // wide)))
         found.append(Choice("matvec", 1, block_n, units, num_warps=warps))
@@ -50,7 +56,7 @@ def _matvec(problem: Problem) -> list[Choice]:
 
 def _slices(problem: Problem) -> list[Choice]:
     cells = problem.in_features // 8 if problem.kind == "int4" else problem.in_features
-    least = 32 if problem.kind in ("int8_int8", "fp8") else 16  # the shortest sum of the tensor cores
+    least = 32 if problem.kind in ("int8_int8", "fp8", "fp8_fp8") else 16  # the shortest sum of the tensor cores
     block_m = 8 if problem.rows <= 8 else 16
     found = []
     if problem.kind == "int4":  # a slice of 16 words is a group of 128 elements, whose scale then follows the product
@@ -103,6 +109,16 @@ def _large(problem: Problem) -> list[Choice]:
         sizes = ((128, 64, 64, 4, 3), (128, 128, 64, 8, 3), (64, 128, 64, 4, 3), (64, 64, 64, 4, 4))
     return [
         Choice("tile", block_m, block_n, _cells_of_step(problem, block_c), num_warps=warps, num_stages=stages)
+        for block_m, block_n, block_c, warps, stages in sizes
+    ]
+
+
+def _integer_tiles(problem: Problem) -> list[Choice]:
+    sizes = ((128, 256, 128, 8, 3), (128, 128, 128, 8, 4), (128, 128, 128, 4, 3), (256, 128, 128, 8, 3))
+    if problem.gated:
+        sizes = ((128, 128, 128, 8, 3), (128, 128, 64, 8, 4), (128, 64, 128, 4, 3), (64, 128, 128, 4, 3))
+    return [
+        Choice("tile", block_m, block_n, block_c, num_warps=warps, num_stages=stages)
         for block_m, block_n, block_c, warps, stages in sizes
     ]
 

@@ -27,6 +27,8 @@ class Problem:
         Whether two weights are multiplied at once (``act(x Wᵀ) · (x W2ᵀ)``).
     norm
         ``"rms"``, ``"layer"`` or None: normalised in the kernel's prologue.
+    zeros
+        Whether groups have zero points.
     """
 
     rows: int
@@ -37,6 +39,7 @@ class Problem:
     group_size: int | None = None
     gated: bool = False
     norm: str | None = None
+    zeros: bool = False
 
     @property
     def weight_bytes(self) -> int:
@@ -52,6 +55,7 @@ class Problem:
         """A short name, the same for equal problems: the key under which an engine keeps its choice."""
         parts = [f"{self.rows}x{self.out_features}x{self.in_features}", self.kind, self.dtype]
         parts += [] if self.group_size is None else [f"g{self.group_size}"]
+        parts += ["zeros"] if self.zeros else []
         parts += ["gated"] if self.gated else []
         parts += [] if self.norm is None else [self.norm]
         return "-".join(parts)

@@ -65,7 +65,7 @@ class Workspace:
         if choice.kernel == "tile" and choice.split_k > 1:
             blocks = -(-problem.rows // choice.block_m) * -(-problem.out_features // choice.block_n)
             self.grow_partial(blocks, choice, 2 if problem.gated else 1)
-        if choice.kernel == "library" and problem.kind not in ("dense", "fp8", "int8_int8"):
+        if choice.kernel == "library" and problem.kind in ("int8", "int4"):
             self.grow_dense(problem.out_features * problem.in_features * 2)
 
     def grow_partial(self, blocks: int, choice: Choice, sums: int) -> None:
@@ -101,7 +101,7 @@ def linear(
     Parameters
     ----------
     x
-        (M, K), contiguous; int8 for weights of kind int8_int8.
+        (M, K), contiguous; int8 for weights of kind int8_int8, float8_e4m3fn for fp8_fp8.
     weights
         W and b. For 4-bit weights `LinearWeights.interleaved` is the quicker order; both are right.
     out
@@ -117,7 +117,7 @@ def linear(
     norm
         Normalises x first, rounding to x's type as the separate operation does. Each program repeats it: for few rows.
     x_scale
-        (M,) float32, scale of each row of an int8 x; None takes ``weights.input_scale``.
+        (M,) float32, scale of each row of an 8-bit x; None takes ``weights.input_scale``.
     workspace
         Needed where ``choice.split_k > 1`` and for ``"library"`` with quantized weights.
     pdl
@@ -283,6 +283,7 @@ def problem_of(
         kind=weights.kind,
         dtype=str(dtype).removeprefix("torch."),
         group_size=weights.group_size,
+        zeros=weights.zero is not None,
         gated=gated,
         norm=norm,
     )

@@ -55,6 +55,14 @@ def _product(
     if weights.kind == "int8_int8":
         scale = weights.input_scale if x_scale is None else x_scale[:, None]
         y = (_integers(x, weights.weight).float() * scale * weights.scale).to(dtype)
+    elif weights.kind == "fp8_fp8":
+        assert weights.scale is not None  # noqa: S101 - part of the kind
+        assert x_scale is not None  # noqa: S101 - likewise
+        if x.is_cuda and weights.out_features % 16 == 0 and weights.in_features % 16 == 0:
+            scales = {"scale_a": x_scale[:, None], "scale_b": weights.scale[None, :]}
+            y = torch._scaled_mm(x, weights.weight.t(), **scales, out_dtype=torch.bfloat16).to(dtype)
+        else:
+            y = (x.float() @ weights.weight.float().t() * (x_scale[:, None] * weights.scale)).to(dtype)
     elif weights.kind == "fp8":
         assert weights.input_scale is not None  # noqa: S101 - part of the kind
         assert weights.scale is not None  # noqa: S101 - part of the kind

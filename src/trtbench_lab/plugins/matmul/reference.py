@@ -49,6 +49,10 @@ def _product(x: torch.Tensor, weights: LinearWeights, x_scale: torch.Tensor | No
         scale = weights.input_scale if x_scale is None else x_scale[:, None]
         assert scale is not None  # noqa: S101 - one of the two is given
         y = (x.double() @ weights.weight.double().t()) * scale.double() * weights.scale.double()
+    elif weights.kind == "fp8_fp8":
+        assert weights.scale is not None  # noqa: S101 - part of the kind
+        assert x_scale is not None  # noqa: S101 - likewise
+        y = (x.double() @ weights.weight.double().t()) * x_scale.double()[:, None] * weights.scale.double()
     elif weights.kind == "fp8":
         assert weights.input_scale is not None  # noqa: S101 - part of the kind
         assert weights.scale is not None  # noqa: S101 - part of the kind

@@ -129,8 +129,9 @@ class Case:
         shape = (problem.rows, problem.in_features)
         x = torch.randn(shape, generator=generator, device=device)
         self.x_scale: torch.Tensor | None = None
-        if problem.kind == "int8_int8":
-            self.x = (x * 40).clamp(-127, 127).to(torch.int8)
+        if problem.kind in ("int8_int8", "fp8_fp8"):
+            target = torch.int8 if problem.kind == "int8_int8" else torch.float8_e4m3fn
+            self.x = (x * 40).clamp(-127, 127).to(target)
             self.x_scale = torch.full((problem.rows,), 0.025, device=device)
         else:
             self.x = x.to(self.dtype)
@@ -194,12 +195,17 @@ def random_weights(problem: Problem, generator: torch.Generator) -> LinearWeight
     parts: dict[str, Any] = {"group_size": problem.group_size}
     if problem.kind == "dense":
         weight = torch.randn(rows, columns, generator=generator, device=device, dtype=torch.float32).to(dtype)
-    elif problem.kind == "fp8":
+    elif problem.kind in ("fp8", "fp8_fp8"):
         weight = torch.randn(rows, columns, generator=generator, device=device).to(torch.float8_e4m3fn)
-        parts |= {name: torch.full((1,), 0.01, device=device) for name in ("scale", "input_scale")}
+        count = rows if problem.kind == "fp8_fp8" else 1
+        parts["scale"] = torch.full((count,), 0.01, device=device)
+        if problem.kind == "fp8":
+            parts["input_scale"] = torch.full((1,), 0.01, device=device)
     else:
         weight = integers(rows, columns // 2 if problem.kind == "int4" else columns)
         groups = () if problem.group_size is None else (columns // problem.group_size,)
         wide = torch.float32 if problem.kind == "int8_int8" else dtype
         parts["scale"] = uniform(rows, *groups, low=0.001, high=0.01, dtype=wide)
+        if problem.zeros:
+            parts["zero"] = torch.randint(-8, 8, (rows, *groups), generator=generator, device=device, dtype=torch.int16)
     return LinearWeights(problem.kind, weight, rows, columns, **parts).interleaved()

@@ -8,7 +8,7 @@ import torch
 
 from ...errors import QuantizationError
 
-KIND_CODES = {"dense": 0, "int8": 1, "int4": 2, "fp8": 3, "int8_int8": 4}
+KIND_CODES = {"dense": 0, "int8": 1, "int4": 2, "fp8": 3, "int8_int8": 4, "fp8_fp8": 3}
 """How a weight is stored → the kernels' number for it."""
 WORD = 8
 """4-bit elements in an int32 word."""
@@ -24,16 +24,18 @@ class LinearWeights:
         ``"dense"``: weight (N, K) in the type of x. ``"int8"``: int8 (N, K). ``"int4"``: int8 (N, K / 2), two a byte,
         the even element in the low half (or `interleaved`). ``"fp8"``: float8_e4m3fn (N, K); x is rounded to FP8 with
         `input_scale` inside the kernel. ``"int8_int8"``: int8 (N, K), for x that is int8 already (SmoothQuant).
+        ``"fp8_fp8"``: float8_e4m3fn (N, K), for x that is FP8 already, with a scale a row.
     weight
         See `kind`; contiguous.
     out_features, in_features
         N and K.
     scale
         (N,) or, in groups, (N, K / group_size), float. FP8: one element, float32. int8_int8: (N,) or one, float32.
+        fp8_fp8: (N,) float32.
     group_size
         Neighbours along K that share a scale; None for one scale an output.
     zero
-        (N, K / group_size) int8, subtracted from the stored integers (GPTQ); None for symmetric weights.
+        (N, K / group_size) int8 or int16, subtracted from the stored integers (GPTQ); None for symmetric weights.
     pre_scale
         (K,), multiplied into x first (AWQ), in the type of x; or None.
     input_scale

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,9 +21,12 @@ from ....plugins.matmul import launch as matmul
 from ....plugins.matmul import reference
 from ....plugins.matmul.choice import Choice
 from ....plugins.matmul.launch import Norm, Workspace
+from .inputs import Inputs, prepare
 from .lowered import Product
 
 _interpreting = False
+MOST_GATED_ROWS = 128
+"""Beyond, a gated pair of INT8 layers runs as one product and its activation: two sums a program halve its blocks."""
 ROW_KERNEL_WIDTH = 65536
 """Widest row that the row kernels take in one piece."""
 
@@ -90,6 +94,7 @@ def linear(
     act: str | None = None,
     residual: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
+    reader: Inputs | None = None,
 ) -> torch.Tensor:
     """Return ``residual + act(norm(x) Wᵀ + b)``, gated: ``act(norm(x) Wᵀ + b) · (norm(x) Gᵀ + c)``.
 
@@ -98,7 +103,7 @@ def linear(
     x
         (N, in).
     product
-        The layer.
+        The layer; a partner it has is left out.
     choice
         How to compute it.
     workspace
@@ -106,12 +111,27 @@ def linear(
     norm, act, residual
         Left out where None; residual (N, out) may be changed in place and returned.
     out
-        Where the result goes, of any float type; None: new memory of x's type.
+        Where the result goes, of any float type; None: new memory of the computation's type.
+    reader
+        How the product that reads the result prepares it: a result in FP8 then saves a pass, where that is all it does.
     """
     weights = product.weights
-    if choice.kernel != "library" and kernels_run_on(x.device.type):
+    inputs, steps, kernel_runs = product.inputs, None, kernels_run_on(x.device.type)
+    if x.dtype == torch.float8_e4m3fn:  # by the product before, see `reader`
+        choice = Choice("library")
+    elif inputs is not None and (inputs.apart or choice.kernel == "library"):
+        x, steps = prepare(x, inputs, norm, kernels("inputs") if kernel_runs else None, launch_options(x.device))
+        norm = None
+    whole = product.whole if x.dtype == torch.int8 and x.shape[0] > MOST_GATED_ROWS else None
+    if whole is not None and choice.kernel != "library" and kernel_runs:
+        wide = x.new_empty((x.shape[0], whole.out_features), dtype=product.dtype)
+        matmul.linear(x, whole, wide, choice, x_scale=steps, workspace=workspace, pdl=dependent_launch(x.device))
+        return activate(wide, act, True)
+    if choice.kernel != "library" and kernel_runs:
         if out is None:
-            out = residual if residual is not None else x.new_empty((x.shape[0], weights.out_features))
+            out = residual
+        if out is None:
+            out = x.new_empty((x.shape[0], weights.out_features), dtype=product.dtype)
         return matmul.linear(
             x,
             weights,
@@ -121,6 +141,7 @@ def linear(
             activation=act,
             residual=residual,
             norm=norm,
+            x_scale=steps,
             workspace=workspace,
             pdl=dependent_launch(x.device),
         )
@@ -128,19 +149,60 @@ def linear(
         x = add_norm(x, None, norm)
     if weights.kind == "dense" and act is None and residual is not None and weights.bias is None:
         return residual.addmm_(x, weights.weight.t())  # the sum is part of the product, rounded once
-    y = _library_product(x, product, act, workspace)
+    if x.dtype == torch.float8_e4m3fn:
+        y = _fp8_product(x, steps, product, act, reader)
+    else:
+        y = _library_product(x, product, act, workspace, steps)
     if residual is not None:
         y = residual.add_(y)
     return y if out is None else out.copy_(y)
 
 
-def _library_product(x: torch.Tensor, product: Product, act: str | None, workspace: Workspace | None) -> torch.Tensor:
+def _library_product(
+    x: torch.Tensor, product: Product, act: str | None, workspace: Workspace | None, steps: torch.Tensor | None
+) -> torch.Tensor:
     weights, gate = product.weights, product.gate
     if weights.kind == "dense" and (gate is None or (product.stacked is not None and weights.bias is None)):
         y = F.linear(x, weights.weight if product.stacked is None else product.stacked, weights.bias)
         return y if act is None and gate is None else activate(y, act, gate is not None)
-    out = x.new_empty((x.shape[0], weights.out_features))
-    return matmul.linear(x, weights, out, Choice("library"), gate=gate, activation=act, workspace=workspace)
+    out = x.new_empty((x.shape[0], weights.out_features), dtype=product.dtype)
+    return matmul.linear(
+        x, weights, out, Choice("library"), gate=gate, activation=act, x_scale=steps, workspace=workspace
+    )
+
+
+def _fp8_product(
+    x: torch.Tensor, steps: torch.Tensor | None, product: Product, act: str | None, reader: Inputs | None
+) -> torch.Tensor:
+    """Multiply FP8 inputs, whose steps are each token's or the layer's, by FP8 weights."""
+    weights, gate = product.weights, product.gate
+    if gate is not None and (product.stacked is None or weights.bias is not None or gate.bias is not None):
+        y = _fp8_product(x, steps, replace(product, gate=None), act, None)
+        return y.mul_(_fp8_product(x, steps, replace(product, weights=gate, gate=None), None, None))
+    weight = weights.weight if gate is None else product.stacked
+    scale = weights.scale if gate is None else product.stacked_scale
+    assert weight is not None and scale is not None  # noqa: S101, PT018 - parts of the kind
+    x_scale = weights.input_scale if steps is None else steps[:, None]
+    assert x_scale is not None  # noqa: S101 - one of the two is there
+    if x.is_cuda and x.shape[1] % 16 == 0 and weight.shape[0] % 16 == 0:
+        per_row, exact = steps is not None, product.dtype == torch.float32
+        y = torch._scaled_mm(
+            x,
+            weight.t(),
+            scale_a=x_scale,
+            scale_b=scale[None, :] if per_row else scale,
+            bias=None if per_row or exact else weights.bias,
+            out_dtype=torch.bfloat16 if per_row else product.dtype,
+            use_fast_accum=not exact,  # sums of 14 bits: beside inputs of 4 bits that is nothing
+        ).to(product.dtype)
+        if (per_row or exact) and weights.bias is not None:
+            y += weights.bias
+    else:
+        total = x.float() @ weight.float().t() * (x_scale * scale)
+        y = (total if weights.bias is None else total + weights.bias.float()).to(product.dtype)
+    if act is None and gate is None:
+        return y
+    return activate(y, act, gate is not None, ratios=product.ratios, reader=reader)
 
 
 def add_norm(x: torch.Tensor, added: torch.Tensor | None, norm: Norm) -> torch.Tensor:
@@ -173,19 +235,33 @@ def add_norm(x: torch.Tensor, added: torch.Tensor | None, norm: Norm) -> torch.T
     return out
 
 
-def activate(x: torch.Tensor, act: str | None, gated: bool) -> torch.Tensor:
-    """Return act(x), or act(first half) · (second half) of the columns."""
+def activate(
+    x: torch.Tensor,
+    act: str | None,
+    gated: bool,
+    *,
+    ratios: tuple[float, float] = (1.0, 1.0),
+    reader: Inputs | None = None,
+) -> torch.Tensor:
+    """Return act(x), or act(first half) · (second half) of the columns.
+
+    `ratios` multiply the halves first. For a `reader` of static FP8 inputs the result is FP8.
+    """
     width = x.shape[1] // 2 if gated else x.shape[1]
     if not kernels_run_on(x.device.type):
         if not gated:
             return reference.activate(x, act)
-        return reference.activate(x[:, :width], act) * x[:, width:]
-    out = x.new_empty((x.shape[0], width))
+        first, second = x[:, :width], x[:, width:]
+        if ratios != (1.0, 1.0):
+            first, second = first * ratios[0], second * ratios[1]
+        return reference.activate(first, act) * second
+    to_fp8 = reader is not None and reader.to == "fp8" and not reader.apart
+    out = x.new_empty((x.shape[0], width), dtype=torch.float8_e4m3fn if to_fp8 else x.dtype)
     numel, block = out.numel(), 2048
     launch(
         kernels("rows").activate_kernel,
         (-(-numel // block),),
-        (x, out, numel),
+        (x, out, numel, reader.step if to_fp8 and reader is not None else None, *ratios),
         WIDTH=width,
         ACT=matmul.ACTIVATION_CODES[act],
         GATED=gated,

@@ -109,7 +109,7 @@ class Steps:
         """
         model = self.model
         work = workspace or self.workspace
-        x = ops.embed(ids, positions, model.embedding, model.position_embedding)
+        x = self._embedded(ids, positions)
         for layer, pool in zip(model.layers, pools, strict=True):
             qkv = self._product("qkv", x, layer.qkv, work, norm=layer.input_norm)
             context = attention.decode(
@@ -130,7 +130,7 @@ class Steps:
     def packed(self, step: PackedStep, pools: Sequence[torch.Tensor], scratch: Scratch | None) -> torch.Tensor:
         """Pieces of prompts, with decode rows in front → logits (K, V) float32 of the wanted tokens."""
         model, work = self.model, self.workspace
-        x = ops.embed(step.input_ids, step.position_ids, model.embedding, model.position_embedding)
+        x = self._embedded(step.input_ids, step.position_ids)
         wanted = step.logit_indices.long()
         last = len(model.layers) - 1
         for number, (layer, pool) in enumerate(zip(model.layers, pools, strict=True)):
@@ -180,20 +180,50 @@ class Steps:
     def _rest_of_layer(
         self, x: torch.Tensor, context: torch.Tensor, layer: LayerWeights, work: Workspace
     ) -> torch.Tensor:
-        x = self._product("dense", context, layer.dense, work, residual=x)
-        wide = self._product("fc", x, layer.fc, work, norm=layer.post_norm, act=self.model.activation)
-        return self._product("proj", wide, layer.proj, work, residual=x)
+        x = self._added("dense", context, layer.dense, work, x)
+        then: dict[str, object] = {"act": self.model.activation, "reader": layer.proj.inputs}
+        wide = self._product("fc", x, layer.fc, work, norm=layer.post_norm, **then)
+        return self._added("proj", wide, layer.proj, work, x)
+
+    def _embedded(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        model = self.model
+        if model.split_embedding is None:
+            return ops.embed(ids, positions, model.embedding, model.position_embedding)
+        x = model.split_embedding.vocab_embedding(ids.long())
+        if model.position_embedding is None:
+            return x  # type: ignore[no-any-return]
+        return x + model.split_embedding.position_embedding(positions.clamp_min(0).long())  # type: ignore[no-any-return]
+
+    def _added(
+        self, name: str, x: torch.Tensor, product: Product, work: Workspace, residual: torch.Tensor
+    ) -> torch.Tensor:
+        """Return ``residual`` + the product, which is a sum over the ranks where there are several."""
+        ranks = self.model.ranks
+        if ranks is None:
+            return self._product(name, x, product, work, residual=residual)
+        return ranks.reduce_add(self._product(name, x, product, work), residual)
 
     def _logits(self, x: torch.Tensor, work: Workspace, out: torch.Tensor | None = None) -> torch.Tensor:
-        vocab = self.model.head.weights.out_features
-        out = torch.empty(x.shape[0], vocab, device=x.device) if out is None else out
-        return self._product("head", x, self.model.head, work, norm=self.model.final_norm, out=out)
+        model = self.model
+        head, norm = model.head, model.final_norm
+        if model.ranks is not None:
+            part = torch.empty(x.shape[0], head.weights.out_features, device=x.device)
+            self._product("head", x, head, work, norm=norm, out=part)
+            whole = model.ranks.all_gather(part, -1)  # (K, V); every rank has the same bits
+            return whole if out is None else out.copy_(whole)
+        out = torch.empty(x.shape[0], model.vocab_size, device=x.device) if out is None else out
+        return self._product("head", x, head, work, norm=norm, out=out)
 
     def _product(
         self, name: str, x: torch.Tensor, product: Product, work: Workspace, **keywords: object
     ) -> torch.Tensor:
         choice = self.choose(name, product, x.shape[0])
-        return ops.linear(x, product, choice, work, **keywords)  # type: ignore[arg-type]
+        if product.partner is None:
+            return ops.linear(x, product, choice, work, **keywords)  # type: ignore[arg-type]
+        act, norm = keywords["act"], keywords["norm"]
+        y = ops.linear(x, product, choice, work, act=act, norm=norm)  # type: ignore[arg-type]
+        choice = self.choose(name, product.partner, x.shape[0])
+        return y.mul_(ops.linear(x, product.partner, choice, work, norm=norm))  # type: ignore[arg-type]
 
 
 def library_only(name: str, product: Product, tokens: int) -> Choice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ from .lowered import LoweredModel, Product
 FORMAT = "trtbench-torch-tuning-1"
 TOKEN_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Token counts that are timed; between them the next larger one's choice holds, beyond them the library."""
+MOST_BY_RULE = 64
+"""Tokens up to which quantized products that were not timed take a kernel by rule; beyond, the library's."""
+PROMPT_COUNT = 4096
+"""Token count that stands for prompts, for products with kernels that beat the library's there: INT8 by INT8."""
 CANDIDATES_BY_LEVEL = {0: 0, 1: 4, 2: 8, 3: 16, 4: 24, 5: 64}
 
 
@@ -72,14 +76,18 @@ class ChoiceTable:
 
     def _looked_up(self, name: str, product: Product, tokens: int) -> Choice:
         counted = next((count for count in TOKEN_COUNTS if count >= tokens), None)
+        if counted is None and product.weights.kind == "int8_int8":
+            counted = PROMPT_COUNT
         if counted is None:
             return Choice("library")
         if tokens == 1 or counted > 1:
-            problem = problem_for(name, product, counted)
+            problem = problem_for(product, counted)
             found = self.choices.get(problem.key)
             if found is not None:
                 return found
-            if problem.dtype != "float32" and (tokens == 1 or product.weights.kind != "dense"):
+            kind = product.weights.kind
+            by_rule = tokens == 1 or kind == "int8_int8" or (kind != "dense" and counted <= MOST_BY_RULE)
+            if problem.dtype != "float32" and by_rule:
                 return candidates(problem)[0]
         return Choice("library")
 
@@ -99,24 +107,12 @@ class ChoiceTable:
         )
 
 
-def problem_for(name: str, product: Product, tokens: int) -> Problem:
-    """Return the problem that a product of a step is timed as; qkv, fc and head have a norm in front."""
-    weights = product.weights
-    dtype = weights.weight.dtype if weights.kind == "dense" else _compute_dtype(product)
-    norm = product_norm(name, product)
-    return problem_of(tokens, weights, dtype, gated=product.gate is not None, norm=norm)
-
-
-def product_norm(name: str, product: Product) -> str | None:
-    """Return the kind of norm that is fused to a product, None for those that follow no norm."""
-    return product.norm_kind if name in ("qkv", "fc", "head") else None
-
-
-def _compute_dtype(product: Product) -> torch.dtype:
-    scale, bias = product.weights.scale, product.weights.bias
-    if bias is not None:
-        return bias.dtype
-    return torch.bfloat16 if scale is None or scale.dtype == torch.float32 else scale.dtype
+def problem_for(product: Product, tokens: int) -> Problem:
+    """Return the problem that a product of a step is timed as."""
+    norm, whole = product.fused_norm, product.whole
+    if tokens == PROMPT_COUNT and whole is not None:
+        return problem_of(tokens, whole, product.dtype)
+    return problem_of(tokens, product.weights, product.dtype, gated=product.gate is not None, norm=norm)
 
 
 def read_cache(path: Path) -> ChoiceTable:
@@ -174,29 +170,63 @@ def tune(
     taken = 0
     if level == 0 or model.dtype == torch.float32:
         return 0
-    first = model.layers[0]
-    products = {"qkv": first.qkv, "dense": first.dense, "fc": first.fc, "proj": first.proj, "head": model.head}
     for tokens in token_counts:
-        for name, product in products.items():
-            problem = problem_for(name, product, tokens)
-            if problem.key in table.choices:
-                continue
-            check()
-            tried = [choice for choice in candidates(problem) if choice.kernel != "library"]
-            timings = _timed(problem, model.device, tried[: CANDIDATES_BY_LEVEL[level]])
-            timings.append(matmul_tuning.Timing(Choice("library"), _library_us(model, name, product, tokens)))
-            best = _quickest(timings)
-            table.choices[problem.key] = best
-            table._known.clear()
-            by_kernel: dict[str, float] = {}
-            for timing in timings:
-                if timing.microseconds is not None:
-                    kernel = timing.choice.kernel
-                    by_kernel[kernel] = round(min(timing.microseconds, by_kernel.get(kernel, 1e9)), 2)
-            table.times_us[problem.key] = by_kernel
-            taken += len(timings)
-            rate = problem.weight_bytes / by_kernel[best.kernel] / 1e3
-            log(f"{problem.key}: {best.kernel}, {by_kernel} µs, {rate:,.0f} GB/s; {best}")
+        taken += _tune_count(model, tokens, level, table, check, log)
+    if any(product.weights.kind == "int8_int8" for _, product in _products(model)):
+        taken += _tune_count(model, PROMPT_COUNT, level, table, check, log)
+    return taken
+
+
+def _products(model: LoweredModel) -> Iterator[tuple[str, Product]]:
+    """Every product of the model with its name in a layer; recipes may differ from layer to layer."""
+    for layer in model.layers:
+        for name in ("qkv", "dense", "fc", "proj"):
+            product = getattr(layer, name)
+            yield name, product
+            if product.partner is not None:
+                yield name, product.partner
+    yield "head", model.head
+
+
+def _tune_count(
+    model: LoweredModel,
+    tokens: int,
+    level: int,
+    table: ChoiceTable,
+    check: Callable[[], None],
+    log: Callable[[str], None],
+) -> int:
+    """Time the products of `tokens` tokens that the table does not hold; at `PROMPT_COUNT` those of INT8 by INT8."""
+    taken = 0
+    alike: dict[str, list[tuple[str, Product]]] = {}
+    for name, product in _products(model):
+        if tokens != PROMPT_COUNT or (product.weights.kind == "int8_int8" and name != "head"):
+            alike.setdefault(problem_for(product, tokens).key, []).append((name, product))
+    for key, products in alike.items():
+        if key in table.choices:
+            continue
+        check()
+        name, product = products[0]
+        problem = problem_for(product, tokens)
+        tried = [choice for choice in candidates(problem) if choice.kernel != "library"]
+        timings = _timed(problem, model.device, tried[: CANDIDATES_BY_LEVEL[level]])
+        if product.inputs is not None and product.inputs.apart:  # whichever follows, the inputs' kernel stays
+            timings += _timed(problem, model.device, [Choice("library")])
+        else:
+            microseconds = _library_us(model, name, [each for _, each in products], tokens)
+            timings.append(matmul_tuning.Timing(Choice("library"), microseconds))
+        best = _quickest(timings)
+        table.choices[key] = best
+        table._known.clear()
+        by_kernel: dict[str, float] = {}
+        for timing in timings:
+            if timing.microseconds is not None:
+                kernel = timing.choice.kernel
+                by_kernel[kernel] = round(min(timing.microseconds, by_kernel.get(kernel, 1e9)), 2)
+        table.times_us[key] = by_kernel
+        taken += len(timings)
+        rate = problem.weight_bytes / by_kernel[best.kernel] / 1e3
+        log(f"{key}: {best.kernel}, {by_kernel} µs, {rate:,.0f} GB/s; {best}")
     return taken
 
 
@@ -209,16 +239,15 @@ def _quickest(timings: Sequence[matmul_tuning.Timing]) -> Choice:
     return min(measured, key=lambda timing: timing.microseconds or 0.0).choice
 
 
-def _library_us(model: LoweredModel, name: str, product: Product, tokens: int) -> float:
-    """Microseconds of a product by the library, with this engine's own kernels for norm and activation around it.
+def _library_us(model: LoweredModel, name: str, products: Sequence[Product], tokens: int) -> float:
+    """Microseconds of one of like products by the library, with this engine's kernels for norm and activation.
 
     As the candidates are timed: one graph over the weights of several layers, so that none is in a cache.
     """
     from . import ops
 
-    device, weights = model.device, product.weights
-    products = [model.head] if name == "head" else [getattr(layer, name) for layer in model.layers]
-    products = products[: max(2, min(32, -(-matmul_tuning.COLD_BYTES // product.nbytes)))]
+    device, weights = model.device, products[0].weights
+    products = products[: max(2, min(32, -(-matmul_tuning.COLD_BYTES // products[0].nbytes)))]
     x = torch.randn(tokens, weights.in_features, device=device).to(model.dtype)
     residual = torch.zeros(tokens, weights.out_features, device=device, dtype=model.dtype)
     first = model.layers[0]

@@ -135,42 +135,71 @@ def nibble(words, I: tl.constexpr):
 
 @triton.jit
 def nibble_mantissa(words, one, I: tl.constexpr):
-    """Return 1 + (q + 8) / 16 for the signed 4-bit number q = `I` of int32 words (1 + (q + 8) / 256 for I = 1, 3, 5).
+    """Return (q + 8) + `nibble_offset(I)` for the signed 4-bit number q = `I` of int32 words.
 
-    Two neighbours share a shift, which is why some lie four bits lower. `one` is the number 1 at run time: a mask that
-    the compiler does not know stays in a register, and mask and exponent are set by a single operation.
+    Its bits are placed in the mantissa of a power of two in whose units they count: wherever they lie is a place, so
+    that eight numbers need two shifts. `one` is the number 1 at run time: a mask that the compiler does not know stays
+    in a register, and mask and exponent are set by a single operation.
     """
-    if I == 0:
-        bits = words << 19
-    elif I <= 2:
-        bits = words << 11
+    if I <= 1:
+        bits = words << 12
     elif I <= 4:
-        bits = words << 3
-    elif I <= 6:
-        bits = words >> 5
+        bits = words
     else:
-        bits = words >> 9
-    if I % 2 == 1 and I != 7:
-        return ((bits & (one * 0x00078000)) ^ 0x3F840000).to(tl.float32, bitcast=True)
-    else:
-        return ((bits & (one * 0x00780000)) ^ 0x3FC00000).to(tl.float32, bitcast=True)
+        bits = words >> 12
+    PLACE: tl.constexpr = nibble_place(I)
+    MASK: tl.constexpr = 15 << PLACE
+    # Exclusive or with the highest of the four bits turns two's complement into the value plus 8.
+    HEAD: tl.constexpr = ((127 + 23 - PLACE) << 23) ^ (8 << PLACE)
+    return ((bits & (one * MASK)) ^ HEAD).to(tl.float32, bitcast=True)
+
+
+@triton.constexpr_function
+def nibble_place(i):
+    """Return the lowest bit of nibble `i` once its word is shifted."""
+    return 4 * i + 12 if i <= 1 else 4 * i if i <= 4 else 4 * i - 12
+
+
+@triton.constexpr_function
+def nibble_offset(i):
+    """Return what `nibble_mantissa` adds to the number plus 8."""
+    return float(1 << (23 - nibble_place(i)))
+
+
+@triton.jit
+def byte(words, I: tl.constexpr):
+    """Return the signed byte `I` of int32 words as float32, exactly; see `nibble`."""
+    return (((words >> (8 * I)) & 0xFF) ^ 0x4B000080).to(tl.float32, bitcast=True) - 8388736.0
 
 
 @triton.jit
 def byte_mantissa(words, one, I: tl.constexpr):
-    """Return 1 + (q + 128) / 256 for the signed byte q = `I` of int32 words; `one` as in `nibble_mantissa`.
+    """Return (q + 128) + `byte_offset(I)` for the signed byte q = `I` of int32 words; see `nibble_mantissa`.
 
-    A conversion from integers runs at an eighth of the rate of these two operations.
+    A conversion from integers runs at an eighth of the rate of these operations.
     """
     if I == 0:
         bits = words << 15
     elif I == 1:
-        bits = words << 7
-    elif I == 2:
-        bits = words >> 1
+        bits = words
     else:
         bits = words >> 9
-    return ((bits & (one * 0x007F8000)) ^ 0x3FC00000).to(tl.float32, bitcast=True)
+    PLACE: tl.constexpr = byte_place(I)
+    MASK: tl.constexpr = 255 << PLACE
+    HEAD: tl.constexpr = ((127 + 23 - PLACE) << 23) ^ (128 << PLACE)
+    return ((bits & (one * MASK)) ^ HEAD).to(tl.float32, bitcast=True)
+
+
+@triton.constexpr_function
+def byte_place(i):
+    """Return the lowest bit of byte `i` once its word is shifted."""
+    return (15, 8, 7, 15)[i]
+
+
+@triton.constexpr_function
+def byte_offset(i):
+    """Return what `byte_mantissa` adds to the number plus 128."""
+    return float(1 << (23 - byte_place(i)))
 
 
 @triton.jit

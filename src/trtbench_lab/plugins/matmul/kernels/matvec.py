@@ -17,9 +17,13 @@ from .common import (
     INT4,
     INT8,
     activate,
+    byte,
     byte_mantissa,
+    byte_offset,
     element_of,
+    nibble,
     nibble_mantissa,
+    nibble_offset,
     normalized,
     prepare,
     scaled,
@@ -83,13 +87,14 @@ def _products_of_nibbles(
 ):
     """Multiply words of 4-bit elements with their inputs: (BLOCK_V, BLOCK_N) sums over the V words of each unit.
 
-    A weight q is met as 1 + (q + 8) / 16 (/ 256 for three of eight); what is above q comes off after.
+    A weight q is met as q + 8 plus an offset of its place in the word; what is above q comes off after each unit, while
+    the sums are small: the largest offset, 2¹⁵, then costs 2⁻⁹ of an input, where a weight counts 5 or so. Inputs in
+    float32 are worth exact weights.
     """
     TYPE: tl.constexpr = x_ptr.dtype.element_ty
-    high = tl.zeros((w.shape[0], w.shape[1], V), tl.float32)
-    low = high
-    x_high = tl.zeros((w.shape[0], 1, V), tl.float32)
-    x_low = x_high
+    sums = tl.zeros((w.shape[0], w.shape[1], V), tl.float32)
+    x_sums = tl.zeros((w.shape[0], 1, V), tl.float32)
+    above = x_sums
     inside = cells < K // 8
     PER_BLOCK: tl.constexpr = 1 if NIBBLES < V else NIBBLES // V
     for i in tl.static_range(4):
@@ -109,35 +114,41 @@ def _products_of_nibbles(
             x = tl.load(x_ptr + k, mask=there, other=0.0)
             x = prepare(x, k, there, mean, rstd, norm_weight_ptr, norm_bias_ptr, pre_scale_ptr, 1.0, NORM, 2, TYPE)
             x0, x4 = tl.split(tl.reshape(x.to(tl.float32), (w.shape[0], 1, V, 2)))
-        if i % 2 == 1:
-            low += nibble_mantissa(w, one, i) * x0
-            x_low += x0
+        x_sums += x0 + x4
+        if TYPE == tl.float32:
+            sums += nibble(w, i) * x0
+            sums += nibble(w, i + 4) * x4
         else:
-            high += nibble_mantissa(w, one, i) * x0
-            x_high += x0
-        if i == 1:
-            low += nibble_mantissa(w, one, i + 4) * x4
-            x_low += x4
-        else:
-            high += nibble_mantissa(w, one, i + 4) * x4
-            x_high += x4
-    total = tl.sum(16.0 * high + 256.0 * low, 2) - tl.sum(24.0 * x_high + 264.0 * x_low, 2)
+            sums += nibble_mantissa(w, one, i) * x0
+            sums += nibble_mantissa(w, one, i + 4) * x4
+            above += (nibble_offset(i) + 8.0) * x0 + (nibble_offset(i + 4) + 8.0) * x4
+    total = tl.sum(sums - above, 2)
     if HAS_ZERO:
-        total -= zeros * tl.sum(x_high + x_low, 2)
+        total -= zeros * tl.sum(x_sums, 2)
     return total * scales
 
 
 @triton.jit
-def _products(w, scales, zeros, x, one, KIND: tl.constexpr, HAS_ZERO: tl.constexpr, BLOCK_V: tl.constexpr):
-    """Multiply cells with the inputs x (BLOCK_V, 1, UNIT), float32: (BLOCK_V, BLOCK_N) sums over each unit."""
-    if w.dtype == tl.int32:
-        # Word j holds elements 4 j … 4 j + 3, each met as 1 + (q + 128) / 256.
+def _products(w, scales, zeros, x, one, EXACT: tl.constexpr, HAS_ZERO: tl.constexpr, BLOCK_V: tl.constexpr):
+    """Multiply cells with the inputs x (BLOCK_V, 1, UNIT), float32: (BLOCK_V, BLOCK_N) sums over each unit.
+
+    EXACT: inputs were float32 and are worth exact weights.
+    """
+    if w.dtype == tl.int32:  # word j holds elements 4 j … 4 j + 3
         even, odd = tl.split(tl.reshape(x, (BLOCK_V, 1, 2, 2, 2)))
         x0, x2 = tl.split(even)
         x1, x3 = tl.split(odd)
-        sums = byte_mantissa(w, one, 0) * x0 + byte_mantissa(w, one, 1) * x1
-        sums += byte_mantissa(w, one, 2) * x2 + byte_mantissa(w, one, 3) * x3
-        total = 256.0 * tl.sum(sums, 2) - 384.0 * tl.sum(x, 2)
+        if EXACT:
+            sums = byte(w, 0) * x0 + byte(w, 1) * x1 + byte(w, 2) * x2 + byte(w, 3) * x3
+            total = tl.sum(sums, 2)
+        else:
+            # Each is met as q + 128 and the offset of its place. The largest, 2¹⁶, costs 2⁻⁸ of an input in the sum of
+            # a word, where a weight counts 74 or so.
+            sums = byte_mantissa(w, one, 0) * x0 + byte_mantissa(w, one, 1) * x1
+            sums += byte_mantissa(w, one, 2) * x2 + byte_mantissa(w, one, 3) * x3
+            above = (byte_offset(0) + 128.0) * x0 + (byte_offset(1) + 128.0) * x1
+            above += (byte_offset(2) + 128.0) * x2 + (byte_offset(3) + 128.0) * x3
+            total = tl.sum(sums - above, 2)
     else:
         total = tl.sum(w.to(tl.float32) * x, 2)
     if HAS_ZERO:
@@ -188,6 +199,7 @@ def matvec_kernel(
     UNIT: tl.constexpr = V * CELL
     STEP: tl.constexpr = BLOCK_V * V
     STEPS: tl.constexpr = (CELLS + STEP - 1) // STEP
+    EXACT: tl.constexpr = TYPE == tl.float32
     HAS_ZERO: tl.constexpr = zero_ptr is not None
     GATED: tl.constexpr = w2_ptr is not None
     if PDL:
@@ -306,9 +318,9 @@ def matvec_kernel(
                     TYPE,
                 )
             x = x.to(tl.float32)
-            total += _products(w_now, scales_now, zeros_now, x, rows, KIND, HAS_ZERO, BLOCK_V)
+            total += _products(w_now, scales_now, zeros_now, x, rows, EXACT, HAS_ZERO, BLOCK_V)
             if GATED:
-                total2 += _products(w2_now, scales2_now, zeros2_now, x, rows, KIND, HAS_ZERO, BLOCK_V)
+                total2 += _products(w2_now, scales2_now, zeros2_now, x, rows, EXACT, HAS_ZERO, BLOCK_V)
     y = _finish(tl.sum(total, 0), scale_ptr, bias, x_scale_ptr, n, N, KIND, GROUP)
     y = activate(y, ACTIVATION)
     if GATED:

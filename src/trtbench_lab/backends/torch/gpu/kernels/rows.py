@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .....plugins.matmul.kernels.common import to_fp8
 from .common import activation, normalised, row_statistics
 from .decode_attention import _rotated, _stored
 
@@ -57,10 +58,13 @@ def add_norm_kernel(
 
 @triton.jit
 def activate_kernel(
-    x_ptr, out_ptr, numel, WIDTH: tl.constexpr, ACT: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
+    x_ptr, out_ptr, numel, step_ptr, ratio, gate_ratio, WIDTH: tl.constexpr, ACT: tl.constexpr, GATED: tl.constexpr,
+    BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """out (N, WIDTH) = act(x), or act(x[:, :WIDTH]) · x[:, WIDTH:] where GATED."""
+    """out (N, WIDTH) = act(x), or act(ratio · x[:, :WIDTH]) · gate_ratio · x[:, WIDTH:] where GATED.
+
+    With a `step`, out is float8_e4m3fn in units of it.
+    """
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
@@ -70,11 +74,15 @@ def activate_kernel(
         token = at // WIDTH
         source = x_ptr + at + token * WIDTH
         fc = tl.load(source, mask=inside, other=0.0)
-        gate = tl.load(source + WIDTH, mask=inside, other=0.0).to(tl.float32)
-        y = activation(fc.to(tl.float32), ACT).to(fc.dtype).to(tl.float32) * gate
+        gate = tl.load(source + WIDTH, mask=inside, other=0.0).to(tl.float32) * gate_ratio
+        y = activation(fc.to(tl.float32) * ratio, ACT).to(fc.dtype).to(tl.float32) * gate
     else:
         y = activation(tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32), ACT)
-    tl.store(out_ptr + at, y, mask=inside)
+    if step_ptr is None:
+        tl.store(out_ptr + at, y, mask=inside)
+    else:  # rounded to the computation's type first, as a separate operation does
+        y = y.to(x_ptr.dtype.element_ty).to(tl.float32)
+        tl.store(out_ptr + at, to_fp8(y / tl.load(step_ptr).to(tl.float32)), mask=inside)
 
 
 @triton.jit
