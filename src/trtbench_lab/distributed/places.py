@@ -75,7 +75,7 @@ class LocalPlace:
         return f"{self._launcher.command[0]} has ended before the ranks had started."
 
     def output(self) -> str:
-        return _text(Path(self._engines.output_file)) if self._engines is not None else ""
+        return _output_of(self._engines)
 
     def end_ranks(self) -> None:
         return
@@ -129,7 +129,7 @@ class SlurmPlace:
         return f"Slurm's job {self._engines.job_id} has ended ({state or 'it has left the queue'})."
 
     def output(self) -> str:
-        return _text(Path(self._engines.output_file)) if self._engines is not None else ""
+        return _output_of(self._engines)
 
     def end_ranks(self) -> None:
         cancel_job(self._folder)
@@ -169,8 +169,11 @@ def _start_controller(world: World, folder: Path, engines: str | type, address: 
     return cluster
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
+def _output_of(launcher: Any) -> str:
+    """Return what was written so far: ipyparallel takes the file away when the process has ended, and keeps its text."""
+    if launcher is None:
         return ""
+    try:
+        return Path(launcher.output_file).read_text(errors="replace")
+    except OSError:
+        return str(launcher.get_output() or "")
