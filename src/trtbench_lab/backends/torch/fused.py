@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from ...network.signature import PagedForm
-from ...quantization.linear_kinds import LinearForm, kinds_in
 from ...specs import BuildConfig, ModelConfig
 from ..protocol import BuildReporter
 from ..resolve import resolve_without_plugins
@@ -51,23 +50,10 @@ def form_of(model: ModelConfig, build: BuildConfig) -> PagedForm | None:
     return PagedForm(min(size, 1 << max(0, longest - 1).bit_length()), dtype)
 
 
-FUSED_FORMS = (LinearForm.CHANNELS, LinearForm.GROUPS)
-"""What quantized products fused steps have."""
-
-
-def has_fused_steps(model: ModelConfig) -> bool:
-    """Whether every linear layer is of a kind that fused steps compute."""
-    return all(
-        kind.form in FUSED_FORMS
-        and not (kind.quant.has_zero_point or kind.quant.pre_quant_scale or kind.quant.input_order)
-        for kind in kinds_in(model)
-    )
-
-
 def wants_fused(model: ModelConfig, build: BuildConfig, device: torch.device) -> bool:
     """Whether an engine takes the paged form: on a GPU unless it is turned off, on a CPU where it is asked for."""
     plugins = build.plugin_config
-    if model.mapping.world_size > 1 or not plugins.enabled("gpt_attention_plugin") or not has_fused_steps(model):
+    if model.mapping.world_size > 1 or not plugins.enabled("gpt_attention_plugin"):
         return False
     return device.type == "cuda" or plugins.given("gpt_attention_plugin") or plugins.use_inflight_batching
 
