@@ -38,7 +38,9 @@ class Job:
         for rank in range(self.ranks):
             where = None if self.ranks == 1 else rank
             found.append(
-                BuildEvent(kind="phase", elapsed_s=2.0, text="export the network", state="running", phase_s=0.0, rank=where)
+                BuildEvent(
+                    kind="phase", elapsed_s=2.0, text="export the network", state="running", phase_s=0.0, rank=where
+                )
             )
         return found
 

@@ -110,7 +110,9 @@ def test_a_kernel_that_ended_in_a_step_leaves_a_failure_with_its_reason(folder):
     assert (step["state"], step["reason"]) == ("failed", INTERRUPTED)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format_version": 99}', '{"format_version": 1, "settings": {"run": {"no": 1}}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"format_version": 99}', '{"format_version": 1, "settings": {"run": {"no": 1}}}']
+)
 def test_a_damaged_memory_is_said_or_passed_over_and_never_raised(folder, content):
     folder.mkdir(parents=True)
     (folder / "guide.json").write_text(content)

@@ -110,7 +110,10 @@ def test_an_int4_format_gives_the_checkpoint_table_of_its_request():
 def test_another_engines_config_is_held_against_the_choices(tmp_path):
     theirs = PluginConfig(gemm_plugin="float16", tokens_per_block=32)
     build = BuildConfig(plugin_config=theirs)
-    config = {"build_config": build.to_dict(), "pretrained_config": {"quantization": QuantConfig(quant_algo="W8A16").to_dict()}}
+    config = {
+        "build_config": build.to_dict(),
+        "pretrained_config": {"quantization": QuantConfig(quant_algo="W8A16").to_dict()},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     selector = plugins()
     press(selector, "compare", folder=str(tmp_path))

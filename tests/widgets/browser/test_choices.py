@@ -1,9 +1,8 @@
-"""PluginSelector, QuantSelector, BuildMonitor and Guide in a real JupyterLab: by mouse and keyboard, and back in Python."""
+"""PluginSelector, QuantSelector, BuildMonitor and Guide in a real JupyterLab, by mouse and by keyboard."""
 
 from __future__ import annotations
 
 import statistics
-import time
 from typing import Any
 
 import pytest
@@ -12,7 +11,8 @@ from .lab import CELLS_S, Notebook
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
-CLICK_MS = 100  # the median that a click may take while a build runs
+CLICK_MS = 100  # the median that a click may take while a build runs, on a machine that does nothing else
+BOUND = 10  # … and on one that does
 PATH_S = 400  # bound of a fault: eight small steps on a loaded machine
 
 SELECTORS = [
@@ -112,7 +112,7 @@ def test_builds_are_watched_and_one_is_cancelled(notebook: Notebook):
     clean(notebook)
 
 
-def test_guide_goes_from_an_empty_folder_to_a_finished_comparison_by_clicks_alone_and_over_a_restart(open_notebook: Any):
+def test_guide_goes_from_an_empty_folder_to_a_comparison_by_clicks_and_over_a_restart(open_notebook: Any):
     notebook = open_notebook("guide", GUIDE)
     view = notebook.widget(".tb-guide")
     assert set(notebook.python("list(guide.states().values())")) == {"not begun"}
@@ -121,8 +121,9 @@ def test_guide_goes_from_an_empty_folder_to_a_finished_comparison_by_clicks_alon
     notebook.until("guide.states()['convert']", "done", PATH_S)
 
     # The kernel ends in the middle; another guide on the same folder goes on.
-    notebook.page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
-    notebook.page.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=CELLS_S * 1000)
+    kernel = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+    notebook.page.evaluate(f"{kernel}.restart()")
+    notebook.page.wait_for_function(f"{kernel}.status === 'idle'", timeout=CELLS_S * 1000)
     notebook.run_all()
     view = notebook.widget(".tb-guide")
     notebook.until("[guide.states()[name] for name in ('model', 'convert', 'build')]", ["done", "done", "not begun"])
@@ -131,14 +132,9 @@ def test_guide_goes_from_an_empty_folder_to_a_finished_comparison_by_clicks_alon
     view.locator("[data-step=compare]").click()
     view.locator("[data-do=run]").click()
     notebook.until("guide.running", "build", PATH_S)
-    took = []
-    for i in range(12):  # the build runs in a process of its own: the kernel answers each click
-        step = ("run", "compare", "build")[i % 3]
-        began = time.perf_counter()
+    for step in ("run", "build"):  # the build runs in a process of its own: page and kernel answer meanwhile
         view.locator(f"[data-step={step}]").click()
-        notebook.page.wait_for_function(f"document.querySelector('.tb-guide [data-step={step}]').getAttribute('aria-selected') === 'true'")
-        took.append((time.perf_counter() - began) * 1e3)
-    print(f"click to answer while a build runs: median {statistics.median(took):.0f} ms of {len(took)}")
+        notebook.until("guide.current", step)
     view.locator("[data-step=compare]").click()
     notebook.until("guide.states()['compare']", "done", PATH_S)
     notebook.until("guide.running", "", PATH_S)
@@ -168,7 +164,10 @@ from trtbench_widgets import BuildMonitor, PluginSelector
 model = AutoModelForCausalLM.from_hugging_face(demo_model_dir("gpt2"), dtype="float32")
 chooser = PluginSelector(ask_backends=False); chooser
 """,
-            "job = start_build(model, BuildConfig(max_input_len=64, max_seq_len=96), use_cache=False)\nwatch = BuildMonitor(job); watch",
+            """
+job = start_build(model, BuildConfig(max_input_len=64, max_seq_len=96), use_cache=False)
+watch = BuildMonitor(job); watch
+""",
         ],
     )
     took = notebook.page.evaluate(
@@ -190,5 +189,5 @@ chooser = PluginSelector(ask_backends=False); chooser
     running = notebook.python("job.state")
     median = statistics.median(took)
     print(f"click to answer: median {median:.0f} ms, largest {max(took):.0f} ms, build {running}")
-    assert median < 10 * CLICK_MS  # a bound of faults on a loaded machine; benchmarks/widget_clicks.md has the quiet figure
+    assert median < BOUND * CLICK_MS
     clean(notebook)
