@@ -170,7 +170,7 @@ def _start_controller(world: World, folder: Path, engines: str | type, address: 
 
 
 def _output_of(launcher: Any) -> str:
-    """Return what was written so far: ipyparallel takes the file away when the process has ended, and keeps its text."""
+    """Return what was written so far: once the process has ended, ipyparallel keeps the text and removes the file."""
     if launcher is None:
         return ""
     try:
