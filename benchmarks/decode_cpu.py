@@ -29,12 +29,14 @@ import transformers
 
 from trtbench_lab.backends.protocol import Executor, QuietReporter
 from trtbench_lab.backends.registry import backend
+from trtbench_lab.calibration import calibration_tokens, quantize_model
 from trtbench_lab.checkpoint import config_from_source, convert, open_checkpoint
 from trtbench_lab.intake.huggingface import open_hf_folder
 from trtbench_lab.quantization import quantize_checkpoint
 from trtbench_lab.specs import BuildConfig, ModelConfig, QuantConfig
 
 READ_BYTES = 1_200_000_000
+SMOOTHQUANT = "SmoothQuant"
 PAUSE_S = 0.2
 """Before each side: until then the threads of the one before spin, and would take a core from its prompt."""
 
@@ -177,6 +179,10 @@ def make_sides(folder: Path, args: argparse.Namespace) -> list[Side]:
         quantization = QuantConfig(quant_algo=algo, group_size=group_size, exclude_modules=())
         variants[name] = quantization
         quantize_checkpoint(source, folder / name, quantization)
+    variants[SMOOTHQUANT] = QuantConfig(quant_algo="W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN", exclude_modules=())
+    rows = torch.randint(0, 50257, (2, 64), generator=torch.Generator().manual_seed(2)).tolist()
+    text = calibration_tokens(rows, size=2, length=64)
+    quantize_model(source, folder / SMOOTHQUANT, variants[SMOOTHQUANT], text, dtype="float32")
     sides = [Side("Hugging Face generate", hf_generate(model), step_bytes(folder / "float32"))]
     for backend_name in args.backends.split(","):
         builder = backend(backend_name)

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from tests.backends.models import RandomModel
 from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from trtbench_lab.calibration import calibration_tokens, quantize_model
 from trtbench_lab.checkpoint import open_checkpoint
@@ -118,7 +121,7 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def defined_logits(model: RandomModel, checkpoint_dir: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits of every position by Hugging Face's model (GPT-2 or LLaMA), with the checkpoint's linear layers and norms."""
+    """Logits of every position by Hugging Face's GPT-2 or LLaMA with the checkpoint's linear layers and norms."""
     checkpoint = open_checkpoint(checkpoint_dir)
     config, weights = checkpoint.config, dict(checkpoint.rank(0))
     hf = copy.deepcopy(model.hf)
@@ -153,3 +156,30 @@ def defined_logits(model: RandomModel, checkpoint_dir: Any, tokens: torch.Tensor
         hf.lm_head = linear("lm_head")
     with torch.no_grad():
         return hf(tokens, use_cache=False).logits
+
+
+def rounded_cache_logits(model: RandomModel, checkpoint_dir: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits of every position where attention reads keys (after rotation) and values as the cache keeps them."""
+    checkpoint = open_checkpoint(checkpoint_dir)
+    weights, algo = checkpoint.rank(0), checkpoint.config.quantization.kv_cache_quant_algo
+
+    def stored(x: torch.Tensor, step: np.ndarray) -> torch.Tensor:
+        scaled = x.numpy() / step
+        kept = np.clip(np.rint(scaled), -128, 127) if algo == "INT8" else _e4m3(scaled)
+        return torch.from_numpy((kept * step).astype(np.float32))
+
+    def attend(
+        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **more: Any
+    ) -> Any:
+        step = weights[f"transformer.layers.{module.layer_idx}.attention.kv_cache_scaling_factor"].numpy()
+        sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        return sdpa(module, query, stored(key, step), stored(value, step), *rest, **more)
+
+    AttentionInterface.register("rounded_cache", attend)
+    AttentionMaskInterface.register("rounded_cache", sdpa_mask)
+    before = model.hf.config._attn_implementation
+    model.hf.set_attn_implementation("rounded_cache")
+    try:
+        return defined_logits(model, checkpoint_dir, tokens)
+    finally:
+        model.hf.set_attn_implementation(before)

@@ -1,4 +1,4 @@
-"""Where each quantized checkpoint runs: every algorithm against its definition in NumPy, inside Hugging Face's model."""
+"""Where each quantized checkpoint runs: every algorithm against its definition in NumPy, inside transformers' model."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from tests.backends.models import PADDED, Driver, RandomModel, built_executor, random_model
-from tests.backends.quantized_models import MIXED, RECIPES, defined_logits, quantized_checkpoint
+from tests.backends.paged_driver import PagedDriver
+from tests.backends.quantized_models import (
+    MIXED,
+    RECIPES,
+    defined_logits,
+    quantized_checkpoint,
+    rounded_cache_logits,
+)
 
-from trtbench_lab.specs import BuildConfig
+from trtbench_lab.engine import build
+from trtbench_lab.runtime import ModelRunner
+from trtbench_lab.specs import BuildConfig, SamplingConfig
 
 TOKENS = torch.randint(0, 97, (2, 9), generator=torch.Generator().manual_seed(5))
 FAMILIES = ("gpt2", "llama")
@@ -74,3 +83,34 @@ def test_onnxruntime_computes_the_definition(shelf, family, recipe, tmp_path):
     got = run(executor)
     assert relative_error(got, expected) <= 5e-3
     assert (got - expected).abs().median() <= 1e-4 * (expected.max() - expected.min())
+
+
+@pytest.mark.parametrize(
+    ("family", "cache", "layers"),
+    [("gpt2", "INT8", None), ("llama", "FP8", None), ("llama", "INT8", "smooth channel token"), ("gpt2", "FP8", "awq")],
+)
+def test_torch_reads_a_quantized_cache_with_the_checkpoints_steps(shelf, family, cache, layers, tmp_path):
+    recipe = {**(RECIPES[layers] if layers else {}), "kv_cache_quant_algo": cache}
+    quantized_checkpoint(shelf.model(family), tmp_path / "checkpoint", recipe)
+    executor = built_executor("torch", "cpu", tmp_path / "checkpoint", tmp_path / "engine", BuildConfig())
+    assert all(spec.dtype in ("int8", "float8_e4m3fn") for spec in executor.io if spec.name.startswith("kv_cache"))
+    driver = PagedDriver(executor, num_rows=2, columns=1)
+    rows = TOKENS.tolist()
+    parts = [driver.step([row[begin:end] for row in rows]) for begin, end in ((0, 5), (5, 6), (6, 9))]
+    got = torch.stack([torch.cat([part[row] for part in parts]) for row in range(2)])
+    expected = rounded_cache_logits(shelf.model(family), tmp_path / "checkpoint", TOKENS)
+    span = expected.max() - expected.min()
+    assert relative_error(got, expected) <= 2e-2
+    assert (got - expected).abs().median() <= 1e-3 * span
+    # The steps are felt: without them logits are farther off than these.
+    plain = defined_logits(shelf.model(family), tmp_path / "checkpoint", TOKENS)
+    assert (plain - expected).abs().mean() > 3 * (got - expected).abs().mean()
+
+
+@pytest.mark.parametrize("cache", ["INT8", "FP8"])
+def test_an_engine_with_a_quantized_cache_generates(shelf, cache, tmp_path):
+    quantized_checkpoint(shelf.model("llama"), tmp_path / "checkpoint", {"kv_cache_quant_algo": cache})
+    engine = build(tmp_path / "checkpoint", BuildConfig(backend="torch"), tmp_path / "engine", use_cache=False)
+    with ModelRunner.from_engine(engine) as runner:
+        found = runner.generate(TOKENS.tolist(), sampling_config=SamplingConfig(max_new_tokens=4, end_id=-1))
+    assert found["output_ids"].shape[-1] == 9 + 4

@@ -1,4 +1,4 @@
-"""Every quantized checkpoint through the whole build: the network follows the parser's rules, and computes the definition.
+"""Every quantized checkpoint through the whole build: networks follow the parser's rules and compute the definition.
 
 The very ONNX that TensorRT parses runs on ONNX Runtime, FP8 included: its CPU kernels quantize and dequantize FP8.
 """
@@ -113,5 +113,5 @@ def test_smoothquant_by_the_other_form(recorder, model, recipe, tmp_path, monkey
 
 def test_fp8_needs_a_gpu_that_has_it(model, tmp_path):
     config = open_checkpoint(written(model, tmp_path, "fp8")).config
-    with pytest.raises(BuildError, match="8.9 or later"):
+    with pytest.raises(BuildError, match=r"8\.9 or later"):
         resolve(config, BuildConfig(), Gpu("NVIDIA A100", 80, "580.65.06"))
