@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from .streams_result import Streamed, StreamedPrompt, StreamSide
 
 # Inherited colours and half-transparent grounds are right on any page, and inline there is no stylesheet to lose.
-_BOX = "flex:1 1 20em;min-width:16em;padding:8px 12px;border:1px solid rgba(127,127,127,.35);border-radius:6px;"
+_BOX = (
+    "flex:1 1 20em;min-width:16em;padding:8px 12px;border:1px solid rgba(127,127,127,.35);border-radius:6px;"
+    "overflow-wrap:anywhere;"
+)
 _CHIP = "display:inline-block;white-space:pre-wrap;border-radius:3px;padding:0 2px;margin:1px 1px 1px 0;"
 _EQUAL = "background:rgba(0,114,178,.13);"
 _MARK = "background:rgba(213,94,0,.28);outline:2px solid #D55E00;font-weight:600;"

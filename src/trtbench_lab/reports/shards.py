@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ PARTS = {
     "head": (("lm_head",), OKABE_ITO[1]),
     "norm and others": ((), REFERENCE),
 }
+
+
+_FRAME = "#5B6472"  # of ranks and layers, whose names are white
 
 
 def part_of(row: ShardRow) -> str:
@@ -49,14 +53,13 @@ def shard_treemap(plan: ShardPlan, *, contains: str = "", theme: str = "auto") -
     figure = new_figure(title, _subtitle(plan, rows, contains), theme=theme, height=520)
     nodes = _Nodes()
     for row in rows:
-        rank = nodes.child("", f"rank {row.rank}", REFERENCE, row.bytes, f"stage {row.pp_rank}, tp rank {row.tp_rank}")
+        rank = nodes.child("", f"rank {row.rank}", _FRAME, row.bytes, f"stage {row.pp_rank}, tp rank {row.tp_rank}")
         colour = PARTS[part_of(row)][1]
         if row.layer is None:
             group = rank
         else:
-            group = nodes.child(rank, f"layer {row.layer}", REFERENCE, row.bytes, "")
-        name = row.tensor.split(f"layers.{row.layer}.")[-1] if row.layer is not None else row.tensor
-        name = name.removeprefix("transformer.")
+            group = nodes.child(rank, f"layer {row.layer}", _FRAME, row.bytes, "")
+        name = re.sub(r"^transformer\.(layers\.\d+\.)?", "", row.tensor)  # a stage counts its layers from 0
         nodes.child(group, name, colour, row.bytes, f"{_shape(row.shape)}, {row.dtype}, {_split(row)}")
     go = plotly_graph_objects()
     figure.add_trace(
@@ -71,7 +74,8 @@ def shard_treemap(plan: ShardPlan, *, contains: str = "", theme: str = "auto") -
             text=nodes.texts,
             customdata=[_size(value) for value in nodes.values],
             texttemplate="%{label}<br>%{customdata}",
-            textfont={"color": "#FFFFFF", "size": 12},
+            # Dark words on the palette's light orange, white on the rest: at least 4:1 everywhere.
+            textfont={"color": ["#1F2430" if c == OKABE_ITO[4] else "#FFFFFF" for c in nodes.colours], "size": 12},
             hovertemplate="<b>%{label}</b><br>%{customdata}, %{percentParent:.1%} of its parent<br>%{text}"
             "<extra></extra>",
             tiling={"pad": 2},
@@ -83,7 +87,7 @@ def shard_treemap(plan: ShardPlan, *, contains: str = "", theme: str = "auto") -
         "An area is a tensor's bytes in its rank's file; a click goes into a rank or layer, the bar above leads back. "
         "Blue: attention, green: mlp, orange: embedding, vermillion: head, grey: norms and what is shared."
     )
-    return described(figure, caption, shard_table(rows))
+    return described(figure, caption, shard_table(rows), min_width_px=640)
 
 
 def shard_balance(plan: ShardPlan, *, contains: str = "", theme: str = "auto") -> go.Figure:
@@ -141,7 +145,7 @@ def shard_balance(plan: ShardPlan, *, contains: str = "", theme: str = "auto") -
         (label, *(totals[part][rank] / divisor for part in totals), by_rank[rank] / divisor)
         for rank, label in enumerate(labels)
     ]
-    return described(figure, caption, Table(columns, table))
+    return described(figure, caption, Table(columns, table), min_width_px=520)
 
 
 def shard_table(rows: list[ShardRow]) -> Table:
@@ -193,7 +197,9 @@ def _rank_label(plan: ShardPlan, rank: int) -> str:
 
 
 def _split(row: ShardRow) -> str:
-    return "on every rank" if row.split == "whole" else f"split by {row.split} of {_shape(row.whole_shape)}"
+    if row.split == "whole":
+        return "whole on every rank of its stage"
+    return f"split by {row.split} of {_shape(row.whole_shape)}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:
