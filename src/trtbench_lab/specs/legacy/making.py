@@ -13,7 +13,7 @@ _DUMMY = ("--vocab_size", "--n_positions", "--n_layer", "--n_head", "--n_kv_head
 _NO_CALIBRATION = "Calibration runs layer by layer in batches of its own: see --calib_size and --calib_device."
 _CACHE_TYPE = "The K/V cache's type is --kv_cache_dtype here."
 _CALIBRATION = ("--calib_batch_size", "--calib_batches", "--calib_tp_size", "--calib_pp_size", "--dataset_cache_dir")
-_FORMATS = "Choose one with --qformat, and compare the results."
+_SEARCH = "Formats are searched layer by layer here: --search --budget size=0.35, among those of --search_formats."
 _STREAMED = "Conversion always streams tensor by tensor and never holds the model."
 _LOGS = "There is no separate log here: progress is shown, and the result tells the rest."
 _FP8_LATER = "FP8 is made by the verb quantize: --qformat fp8."
@@ -99,10 +99,8 @@ _QUANTIZE: LegacyTable = {
     **meant("The width of the weights is part of --qformat here.", 1, "--weight_only_precision", _qformat_of_precision),
     **meant(_CACHE_TYPE, 0, "--int8_kv_cache", {"kv_cache_dtype": "int8"}),
     **meant(_CACHE_TYPE, 0, "--calibrate_kv_cache", {"kv_cache_dtype": "int8"}),
-    **refused("Searching formats automatically is not available in this version. " + _FORMATS, 1, "--autoq_format"),
-    **refused(
-        "Searching formats automatically is not available in this version. " + _FORMATS, 1, "--auto_quantize_bits"
-    ),
+    **refused(_SEARCH, 1, "--autoq_format"),
+    **refused(_SEARCH, 1, "--auto_quantize_bits"),
     **refused(
         "Only the TensorRT-LLM checkpoint is written in this version.", 1, "--export_format", harmless=("tensorrt_llm",)
     ),
