@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 
 import pytest
 
@@ -119,6 +121,42 @@ def test_a_damaged_memory_is_said_or_passed_over_and_never_raised(folder, conten
     path = guide(folder)
     assert set(path.states().values()) == {"not begun"}
     assert ("begins anew" in path.notice) == ("no" not in content)
+
+
+def test_stored_choices_that_do_not_fit_are_left_out_and_said(folder):
+    folder.mkdir(parents=True)
+    stored = {"format_version": 1, "settings": {"build": {"max_batch_size": "many"}, "run": {"prompt": "Once"}}}
+    (folder / "guide.json").write_text(json.dumps(stored))
+    path = guide(folder)
+    assert path.settings["build"]["max_batch_size"] == 8
+    assert path.settings["run"]["prompt"] == "Once"
+    assert "Build" in path.notice
+
+
+def test_a_second_view_of_a_path_at_work_shows_the_same_and_can_cancel(folder, monkeypatch):
+    began = threading.Event()
+
+    def work(self, names):
+        self._path.begin("model")
+        self.running = "model"
+        began.set()
+        deadline = time.monotonic() + 60
+        while not self._cancelled and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._path.finish("model", "done")
+        self.running = ""
+
+    monkeypatch.setattr(Guide, "_work", work)
+    first = guide(folder)
+    first.run("model")
+    assert began.wait(60)
+    second = guide(folder)
+    assert second.states()["model"] == "running"
+    with pytest.raises(SpecError, match="A step is running"):
+        second.run("model")
+    second.cancel()
+    first._thread.join(60)
+    assert second.states()["model"] == "done"
 
 
 def test_wrong_choices_are_said_and_change_nothing(folder):

@@ -38,7 +38,7 @@ function render({ model, el }) {
     h("header", { className: "tb-stephead" }, title, state), what, reason, fields, conflicts, cost,
     h("div", { className: "tb-row tb-actions" }, go, next, before), bar, outcomeBox,
     h("div", { className: "tb-linebox" }, h("h5", {}, "The same as a line"), lines.element));
-  root.prepend(h("header", { className: "tb-top" }, h("h3", {}, "From a model to a measured engine"), summary, h("span", { className: "tb-grow" }), all),
+  root.prepend(h("header", { className: "tb-top" }, h("h3", {}, "From a model to a measured engine"), summary, all),
     notice, h("div", { className: "tb-path" }, rail, panel));
 
   const stepNow = () => model.get("steps").find((step) => step.name === model.get("current"));

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,16 @@ from .throttle import Throttle
 
 _KEPT_LINES = 200  # of what a step printed, for a failure that has no sentence
 _CANCEL_S = 5.0
+_FOLLOW_S = 0.3
 _CONVERT_BYTES_PER_S = 1.0e9  # the planner's figure
+
+_OPEN: weakref.WeakValueDictionary[str, Guide] = weakref.WeakValueDictionary()
+
+
+def _at_work(folder: Path) -> Guide | None:
+    """Return the guide of this kernel that runs a step in a folder, or None."""
+    found = _OPEN.get(str(folder))
+    return found if found is not None and found._thread is not None and found._thread.is_alive() else None
 
 
 class Guide(Page):
@@ -82,6 +92,9 @@ class Guide(Page):
         self._lock = threading.RLock()
         self._estimates = estimate
         self._estimating: threading.Thread | None = None
+        self._elder = _at_work(self._path.folder)
+        if self._elder is not None:  # the cell was run again while a step runs: the same path, seen once more
+            self._path, self._thread = self._elder._path, self._elder._thread
         super().__init__(
             theme=theme,
             folder=str(self._path.folder),
@@ -91,6 +104,9 @@ class Guide(Page):
         )
         self._throttle = Throttle(self._send_progress)
         self._refresh()
+        _OPEN[str(self._path.folder)] = self._elder or self
+        if self._elder is not None:
+            threading.Thread(target=self._follow, args=(self._elder,), name="guide-follow", daemon=True).start()
 
     # ---- from Python -----------------------------------------------------------------------------------------
 
@@ -148,6 +164,8 @@ class Guide(Page):
 
     def cancel(self) -> None:
         """Stop the step at work; it leaves nothing half-made behind."""
+        if self._elder is not None:
+            self._elder.cancel()
         self._cancelled = True
         process = self._process
         if process is not None and process.poll() is None:
@@ -262,7 +280,7 @@ class Guide(Page):
         plan = self._path.plan
         words = []
         record = self._path.records.get(name, {})
-        if record.get("state") == "done" and record.get("seconds"):
+        if record.get("state") == "done" and self._path.request(name) is not None:
             words.append(f"took {seconds_text(record['seconds'])} last time")
         if not plan:
             words.append({"model": "some seconds, nothing is written"}.get(name, "known once the model was looked at"))
@@ -339,6 +357,17 @@ class Guide(Page):
             )
             self._path.plan = {**known, "asked": words} if known else {}
             self._path.save()
+
+    def _follow(self, elder: Guide) -> None:
+        """Show what another guide of this kernel does, as long as it is at work."""
+        while elder._thread is not None and elder._thread.is_alive():
+            if self.running != elder.running or self.progress.get("step") != elder.progress.get("step"):
+                self.running = elder.running
+                self._refresh()
+            self.progress = elder.progress
+            elder._thread.join(_FOLLOW_S)
+        self._elder, self.running, self.progress = None, "", {}
+        self._refresh()
 
     # ---- work ------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trtbench_lab.errors import TrtbenchError
 from trtbench_lab.specs import Spec
 from trtbench_lab.storage import write_json
 
@@ -47,15 +48,26 @@ class PathState:
         for step in STEPS:
             known = stored.get("settings", {}).get(step.name, {})
             initial = step.initial()
+            known = known if isinstance(known, dict) else {}
             state.settings[step.name] = {**initial, **{name: v for name, v in known.items() if name in initial}}
         state.records = {name: record for name, record in stored.get("records", {}).items() if name in BY_NAME}
         state.plan = stored.get("plan", {})
+        state._mend()
         current = stored.get("current")
         state.current = str(current) if current in BY_NAME else "model"
         for name, record in state.records.items():
             if record.get("state") == "running":
                 state.records[name] = {**record, "state": "failed", "reason": INTERRUPTED}
         return state
+
+    def _mend(self) -> None:
+        """Begin anew with the choices of steps whose stored ones do not fit, and say so."""
+        for step in STEPS:
+            try:
+                self.request("build" if step.name == "plugins" else step.name)
+            except TrtbenchError as error:
+                self.settings[step.name] = step.initial()
+                self.remark = f"Stored choices of the step {step.title} do not fit and were left out: {error.what}"
 
     def save(self) -> None:
         """Write everything."""
