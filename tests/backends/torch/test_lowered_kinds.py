@@ -10,16 +10,17 @@ from tests.backends.models import VOCAB_SIZE, random_model
 from tests.backends.quantized_models import MIXED, RECIPES, defined_logits, quantized_checkpoint
 from tests.backends.torch.lowering import integers, packed_prompts
 
+from trtbench_lab.backends.torch.fused import resolve_fused
 from trtbench_lab.backends.torch.gpu import ops
 from trtbench_lab.backends.torch.gpu.attention import DecodeTiles, decode_scratch
 from trtbench_lab.backends.torch.gpu.lowered import LoweredModel, Product, lower
 from trtbench_lab.backends.torch.gpu.step import Chooser, Steps, library_only
-from trtbench_lab.backends.torch.gpu.tuning import ChoiceTable
+from trtbench_lab.backends.torch.gpu.tuning import ChoiceTable, problem_for
 from trtbench_lab.checkpoint import open_checkpoint
 from trtbench_lab.network.decoder import Decoder
 from trtbench_lab.network.loading import assign_tensors, cast_floats
 from trtbench_lab.plugins.matmul.choice import Choice
-from trtbench_lab.specs import ModelConfig, QuantConfig
+from trtbench_lab.specs import BuildConfig, ModelConfig, PluginConfig, QuantConfig
 
 ALL = {**RECIPES, "mixed": MIXED}
 # ‖logits − defined‖ ÷ ‖·‖. Sums in another order (1e-7) move an input across the edge between two integers or two FP8
@@ -175,3 +176,22 @@ def test_the_kinds_that_others_write(recipe: str, device: str) -> None:
     cast_floats(decoder, torch.bfloat16 if device == "cuda" else torch.float32)
     decoder.to(device)
     check_products(lower(decoder), decoder, 2e-2 if device == "cuda" else 1e-3, (1, 3, 16, 40, 300))
+
+
+def test_the_plugin_of_matrix_products_is_a_switch(tmp_path: Path) -> None:
+    """Off: dense products are the library's whatever was timed. Where nobody says, a GPU engine chooses by timing."""
+    model, _, _, _ = lowered_quantized("mixed", "llama", tmp_path)
+    fast = Choice("matvec", 1, 4)
+    products = {name: getattr(model.layers[0], name) for name in ("dense", "fc")}  # plain; INT8 weights
+    table = ChoiceTable({problem_for(product, 1).key: fast for product in products.values()})
+    assert [products[name].weights.kind for name in products] == ["dense", "int8"]
+    assert [table.choose(name, product, 1) for name, product in products.items()] == [fast, fast]
+    assert [table.choose_without_gemm(name, product, 1) for name, product in products.items()] == [
+        Choice("library"), fast,
+    ]  # fmt: skip
+    where = {"dtypes": ("bfloat16",), "reason": "", "device": torch.device("cuda")}
+    for plugins, expected in ((PluginConfig(), "auto"), (PluginConfig(gemm_plugin="disable"), "disable")):
+        build = BuildConfig(backend="torch", plugin_config=plugins, compute_dtype="bfloat16")
+        resolved, notes = resolve_fused(model.config, build, **where)
+        assert resolved.plugin_config.gemm_plugin == expected
+        assert any(note.startswith("gemm_plugin") for note in notes)

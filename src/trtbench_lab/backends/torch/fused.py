@@ -71,6 +71,12 @@ def resolve_fused(
     notes = [note for note in notes if not note.startswith(tuple(f"{name} has no effect" for name in _HONOURED))]
     if device.type == "cuda":
         notes.append(f"opt_level {build.opt_level}: {_LEVELS[build.opt_level]}.")
+        if not build.plugin_config.given("gemm_plugin"):
+            config = config.replace(plugin_config=config.plugin_config.replace(gemm_plugin="auto"))
+        if config.plugin_config.enabled("gemm_plugin"):
+            notes.append("gemm_plugin: each product takes the quicker of this project's kernel and the library's.")
+        else:
+            notes.append("gemm_plugin disable: dense and FP8 products are the library's at every size.")
     else:
         notes.append("Packed input and a paged cache on a CPU run the plugins' plain definitions: right, not fast.")
     if not config.plugin_config.remove_input_padding:
@@ -105,6 +111,7 @@ def finish_build(
                 counts,
                 build.opt_level,
                 table,
+                gemm=build.plugin_config.enabled("gemm_plugin"),
                 check=report.check_cancelled,
                 log=lambda line: report.log("info", line),
             )

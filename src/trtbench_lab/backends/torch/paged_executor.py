@@ -95,8 +95,9 @@ class PagedTorchExecutor(DecoderExecutor[PagedDecoder]):
         decoder = self._open_decoder()
         if self._lowered is None:
             self._lowered = lower(decoder)
-        mode = self.build_config.plugin_config.multi_block_mode
-        return Steps(self._lowered, self._table.choose, self._store, multi_block_mode=mode)
+        plugins = self.build_config.plugin_config
+        choose = self._table.choose if plugins.enabled("gemm_plugin") else self._table.choose_without_gemm
+        return Steps(self._lowered, choose, self._store, multi_block_mode=plugins.multi_block_mode)
 
     def use_choices(self, table: ChoiceTable) -> None:
         """Compute products as `table` says from now on."""

@@ -23,6 +23,8 @@ MOST_BY_RULE = 64
 """Tokens up to which quantized products that were not timed take a kernel by rule; beyond, the library's."""
 PROMPT_COUNT = 4096
 """Token count that stands for prompts, for products with kernels that beat the library's there: INT8 by INT8."""
+GEMM_KINDS = ("dense", "fp8", "fp8_fp8")
+"""Kinds of weights whose products `gemm_plugin` is about; the others have plugins of their own names."""
 CANDIDATES_BY_LEVEL = {0: 0, 1: 4, 2: 8, 3: 16, 4: 24, 5: 64}
 
 
@@ -73,6 +75,10 @@ class ChoiceTable:
         if known is None:
             known = self._known[name, id(product), tokens] = self._looked_up(name, product, tokens)
         return known
+
+    def choose_without_gemm(self, name: str, product: Product, tokens: int) -> Choice:
+        """Return the choice with `gemm_plugin` off: dense and FP8 products are the library's."""
+        return Choice("library") if product.weights.kind in GEMM_KINDS else self.choose(name, product, tokens)
 
     def _looked_up(self, name: str, product: Product, tokens: int) -> Choice:
         counted = next((count for count in TOKEN_COUNTS if count >= tokens), None)
@@ -147,6 +153,7 @@ def tune(
     level: int,
     table: ChoiceTable,
     *,
+    gemm: bool = True,
     check: Callable[[], None] = lambda: None,
     log: Callable[[str], None] = lambda line: None,
 ) -> int:
@@ -162,6 +169,8 @@ def tune(
         Optimization level 0-5: 0 takes the defaults, higher ones try more candidates.
     table
         Changed in place.
+    gemm
+        Whether dense and FP8 products are timed: not where `gemm_plugin` is off.
     check
         Called between products; may raise to stop.
     log
@@ -171,9 +180,9 @@ def tune(
     if level == 0 or model.dtype == torch.float32:
         return 0
     for tokens in token_counts:
-        taken += _tune_count(model, tokens, level, table, check, log)
+        taken += _tune_count(model, tokens, level, table, gemm, check, log)
     if any(product.weights.kind == "int8_int8" for _, product in _products(model)):
-        taken += _tune_count(model, PROMPT_COUNT, level, table, check, log)
+        taken += _tune_count(model, PROMPT_COUNT, level, table, gemm, check, log)
     return taken
 
 
@@ -193,6 +202,7 @@ def _tune_count(
     tokens: int,
     level: int,
     table: ChoiceTable,
+    gemm: bool,
     check: Callable[[], None],
     log: Callable[[str], None],
 ) -> int:
@@ -200,6 +210,8 @@ def _tune_count(
     taken = 0
     alike: dict[str, list[tuple[str, Product]]] = {}
     for name, product in _products(model):
+        if not gemm and product.weights.kind in GEMM_KINDS:
+            continue
         if tokens != PROMPT_COUNT or (product.weights.kind == "int8_int8" and name != "head"):
             alike.setdefault(problem_for(product, tokens).key, []).append((name, product))
     for key, products in alike.items():
