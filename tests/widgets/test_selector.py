@@ -124,6 +124,24 @@ def test_another_engines_config_is_held_against_the_choices(tmp_path):
     assert weights.compare_with(tmp_path) == [["quant_algo", "none", "W8A16"]]
 
 
+def test_an_engine_of_tensorrt_llm_is_held_against_the_choices_too(tmp_path):
+    """Its tables have fields that this project lacks, and null where a plugin is off."""
+    table = {"gpt_attention_plugin": "auto", "gemm_plugin": "float16", "nccl_plugin": None, "paged_kv_cache": True}
+    table |= {"tokens_per_block": 64, "use_paged_context_fmha": False, "moe_plugin": "auto", "multiple_profiles": False}
+    weights = {"quant_algo": "FP8", "kv_cache_quant_algo": None, "clamp_val": None, "exclude_modules": ["lm_head"]}
+    config = {"build_config": {"plugin_config": table}, "pretrained_config": {"quantization": weights}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert plugins().compare_with(tmp_path) == [
+        ["gemm_plugin", "disable", "float16"],
+        ["nccl_plugin", "auto", "disable"],
+    ]
+    assert ["quant_algo", "W8A16", "FP8"] in quantization_against(tmp_path)
+
+
+def quantization_against(folder):
+    return quantization(values={"qformat": "int8_wo"}).compare_with(folder)
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"build_config": 3}'])
 def test_what_is_no_config_is_said(tmp_path, content):
     if content is not None:
