@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
-from tests.backends.models import RandomModel
+from tests.backends.models import RandomModel, checkpoint_of
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from trtbench_lab.calibration import calibration_tokens, quantize_model
-from trtbench_lab.checkpoint import open_checkpoint
+from trtbench_lab.checkpoint import expected_tensors, open_checkpoint, write_checkpoint
 from trtbench_lab.specs import QuantConfig
 
 GROUPS = {"group_size": 32}
@@ -34,6 +35,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fp8": {"quant_algo": "FP8"},
 }
 """Every algorithm of linear layers that this project writes."""
+IMPORTED: dict[str, dict[str, Any]] = {
+    "gptq sorted": {"quant_algo": "W4A16_GPTQ", "has_zero_point": True, "input_order": True, **GROUPS},
+    "int8 groups with zeros": {"quant_algo": "W8A16", "has_zero_point": True, **GROUPS},
+    "fp8 channel token": {"quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"},
+}
+"""What only checkpoints of models that were quantized elsewhere have."""
 MIXED = {
     "quant_algo": "MIXED_PRECISION",
     "quantized_layers": {
@@ -51,6 +58,37 @@ TOKENS = calibration_tokens(
 def quantized_checkpoint(model: RandomModel, folder: Any, recipe: Mapping[str, Any], **options: Any) -> None:
     """Write a checkpoint of `model`, calibrated on random tokens."""
     quantize_model(model.folder, folder, QuantConfig(**recipe), TOKENS, **options)
+
+
+def imported_checkpoint(model: RandomModel, folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Write a checkpoint of `model` whose quantized layers are random numbers of the kind's tensors."""
+    config = checkpoint_of(model, folder.with_name(f"{folder.name} plain"))
+    plain = open_checkpoint(folder.with_name(f"{folder.name} plain")).rank(0)
+    quantized = config.replace(quantization=QuantConfig(**recipe), share_embedding_table=False)
+    generator = torch.Generator().manual_seed(4)
+    made: dict[str, torch.Tensor] = {}
+    for name, (shape, dtype) in expected_tensors(quantized).items():
+        module, _, leaf = name.rpartition(".")
+        scale = f"{module}.weights_scaling_factor"
+        if name in plain and dtype == "float32":
+            made[name] = plain[name]
+        elif name == "lm_head.weight":
+            made[name] = plain["transformer.vocab_embedding.weight"]
+        elif leaf == "weight" and dtype == "int8":
+            made[name] = torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8)
+        elif leaf == "weight":
+            made[name] = torch.randn(shape, generator=generator).to(torch.float8_e4m3fn)
+        elif leaf == "input_order":
+            made[name] = torch.randperm(shape[0], generator=generator).int()
+        elif leaf != "zero":
+            steps = 0.2 if "FP8" in recipe["quant_algo"] else 0.05 if recipe["quant_algo"].startswith("W4") else 0.004
+            made[name] = steps * (0.5 + torch.rand(shape, generator=generator))
+        if leaf == "zero":
+            half = 8 if recipe["quant_algo"].startswith("W4") else 128
+            integers = torch.randint(-half, half, shape, generator=generator)
+            made[scale] = made.get(scale, 0.05 / half * 8 * (0.5 + torch.rand(shape, generator=generator)))
+            made[name] = -integers * made[scale]
+    write_checkpoint(folder, quantized, lambda rank: made)
 
 
 def numpy_linear(x: np.ndarray, tensors: Mapping[str, np.ndarray], algo: str) -> np.ndarray:

@@ -9,19 +9,28 @@ import torch
 from tests.backends.models import PADDED, Driver, RandomModel, built_executor, random_model
 from tests.backends.paged_driver import PagedDriver
 from tests.backends.quantized_models import (
+    IMPORTED,
     MIXED,
     RECIPES,
     defined_logits,
+    imported_checkpoint,
     quantized_checkpoint,
     rounded_cache_logits,
 )
 
+from trtbench_lab.backends.registry import backend
 from trtbench_lab.engine import build
+from trtbench_lab.errors import BuildError
 from trtbench_lab.runtime import ModelRunner
-from trtbench_lab.specs import BuildConfig, SamplingConfig
+from trtbench_lab.specs import BuildConfig, ModelConfig, QuantConfig, SamplingConfig
+from trtbench_lab.specs.quant import WEIGHT_ALGOS
 
 TOKENS = torch.randint(0, 97, (2, 9), generator=torch.Generator().manual_seed(5))
 FAMILIES = ("gpt2", "llama")
+SMALL = {
+    "architecture": "GPTForCausalLM", "dtype": "float32", "vocab_size": 61, "max_position_embeddings": 32,
+    "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "hidden_act": "gelu_new",
+}  # fmt: skip
 
 
 class Shelf:
@@ -40,7 +49,10 @@ class Shelf:
     def checkpoint(self, family: str, recipe: str) -> Path:
         path = self.folder / family / recipe
         if not path.is_dir():
-            quantized_checkpoint(self.model(family), path, MIXED if recipe == "mixed" else RECIPES[recipe])
+            if recipe in IMPORTED:
+                imported_checkpoint(self.model(family), path, IMPORTED[recipe])
+            else:
+                quantized_checkpoint(self.model(family), path, MIXED if recipe == "mixed" else RECIPES[recipe])
         return path
 
 
@@ -60,7 +72,7 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).abs().max() / (expected.max() - expected.min()))
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES, "mixed"])
+@pytest.mark.parametrize("recipe", [*RECIPES, *IMPORTED, "mixed"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_torch_computes_the_definition(shelf, family, recipe, tmp_path):
     checkpoint = shelf.checkpoint(family, recipe)
@@ -73,7 +85,8 @@ def test_torch_computes_the_definition(shelf, family, recipe, tmp_path):
 
 @pytest.mark.parametrize(
     ("family", "recipe"),
-    [("gpt2", recipe) for recipe in RECIPES] + [("llama", name) for name in ("awq", "smooth channel token", "mixed")],
+    [("gpt2", recipe) for recipe in (*RECIPES, *IMPORTED)]
+    + [("llama", name) for name in ("awq", "smooth channel token", "mixed")],
 )
 def test_onnxruntime_computes_the_definition(shelf, family, recipe, tmp_path):
     """At level 0 nothing is rounded that the algorithm does not round itself."""
@@ -114,3 +127,26 @@ def test_an_engine_with_a_quantized_cache_generates(shelf, cache, tmp_path):
     with ModelRunner.from_engine(engine) as runner:
         found = runner.generate(TOKENS.tolist(), sampling_config=SamplingConfig(max_new_tokens=4, end_id=-1))
     assert found["output_ids"].shape[-1] == 9 + 4
+
+
+def test_the_table_of_the_documentation_names_every_algorithm_and_these_tests_run_it():
+    text = (Path(__file__).parents[2] / "docs" / "quantization.md").read_text()
+    table = text.partition("## Where it runs")[2].partition("## What it costs")[0]
+    tested = {recipe["quant_algo"] for recipe in (*RECIPES.values(), *IMPORTED.values(), MIXED)}
+    assert tested == {algo.value for algo in WEIGHT_ALGOS}
+    for algo in WEIGHT_ALGOS:
+        assert ("SmoothQuant" if algo.is_smoothquant else algo.value) in table
+    with pytest.raises(BuildError, match="FP8"):
+        cached = ModelConfig(**SMALL, quantization=QuantConfig(kv_cache_quant_algo="FP8"))
+        backend("onnxruntime").resolve(cached, BuildConfig())
+
+
+@pytest.mark.parametrize("algo", ["FP8", "W4A8_AWQ"])
+def test_an_emulation_says_so(shelf, algo, tmp_path):
+    """In the notes kept with an engine, its summary, its inspection, and what goes with each result."""
+    checkpoint = shelf.checkpoint("gpt2", "fp8" if algo == "FP8" else "w4a8")
+    engine = build(checkpoint, BuildConfig(backend="onnxruntime"), tmp_path / "engine", use_cache=False)
+    assert any("FP8 emulated" in note for note in engine.config.notes)
+    assert engine.summary()["quantization"] == f"{algo} (FP8 emulated)"
+    assert engine.inspect().quantization == f"{algo} (FP8 emulated)"
+    assert any("FP8 emulated" in note for note in engine.emulations)
