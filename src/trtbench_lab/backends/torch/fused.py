@@ -51,11 +51,15 @@ def form_of(model: ModelConfig, build: BuildConfig) -> PagedForm | None:
 
 
 def wants_fused(model: ModelConfig, build: BuildConfig, device: torch.device) -> bool:
-    """Whether an engine takes the paged form: on a GPU unless it is turned off, on a CPU where it is asked for."""
+    """Whether an engine takes the paged form: on a GPU unless it is turned off, on a CPU where it is asked for.
+
+    A quantized cache asks for it: only the attention plugin reads one.
+    """
     plugins = build.plugin_config
     if model.mapping.world_size > 1 or not plugins.enabled("gpt_attention_plugin"):
         return False
-    return device.type == "cuda" or plugins.given("gpt_attention_plugin") or plugins.use_inflight_batching
+    asked = plugins.given("gpt_attention_plugin") or plugins.use_inflight_batching
+    return device.type == "cuda" or asked or model.quantization.kv_cache_quant_algo is not None
 
 
 def resolve_fused(
