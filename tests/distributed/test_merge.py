@@ -70,5 +70,15 @@ def test_results_by_rank() -> None:
         results[1]
 
 
+def test_a_result_that_the_ranks_share_is_counted_once() -> None:
+    class Result:
+        id = "a1"
+        metrics = {"written_bytes": 7, "latency_ms": 2.0}  # noqa: RUF012
+
+    results = RankResults((Outcome(0, 0.0, Result()), Outcome(1, 0.0, Result())))
+    assert results.merged["written_bytes"].value == 7
+    assert results.merged["written_bytes"].by_rank == (7, 7)
+
+
 def test_values_are_escaped() -> None:
     assert "<script>" not in RankResults((Outcome(0, 0.0, "<script>"),))._repr_html_()

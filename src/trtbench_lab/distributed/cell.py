@@ -85,6 +85,7 @@ class PendingCell:
                 os.getcwd(),
                 wants_value=wants_value,
                 fresh_communicators=fresh,
+                alone=len(self.ranks) < world.world_size,
             )
             for rank in self.ranks
         }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..progress import ProgressEvent, ProgressSink
+from ..ranks.launch import ALONE
 
 PUBLISHER = "trt_rank_progress"
 """Attribute of a rank's shell: the sink that sends progress to the notebook."""
@@ -110,6 +111,7 @@ def run_cell(
     *,
     wants_value: bool = True,
     fresh_communicators: bool = False,
+    alone: bool = False,
 ) -> Outcome:
     """Run the text of a cell in this rank's namespace; what it prints goes to the notebook while it runs.
 
@@ -125,6 +127,8 @@ def run_cell(
         The notebook's folder; the rank goes there where it has it.
     wants_value
         Whether a value is brought back at all.
+    alone
+        Whether other ranks of the world do not run it: then verbs run here as in a process of its own.
     fresh_communicators
         Whether an earlier cell may have left messages under way: then new communicators take the old ones' places.
     """
@@ -145,10 +149,14 @@ def run_cell(
     began = time.monotonic()
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     shell._showtraceback = keep_traceback
+    if alone:
+        _set_apart()
     compiler.get_code_name = lambda *_: code_name
     try:
         result = shell.run_cell(text, store_history=False)
     finally:
+        if alone:
+            _join_again()
         del shell._showtraceback, compiler.get_code_name
         signal.signal(signal.SIGINT, earlier)
     seconds = time.monotonic() - began
@@ -163,6 +171,18 @@ def run_cell(
         value = shell.user_ns.get(name)
     value, note = _portable(value)
     return Outcome(rank, seconds, value, note=note)
+
+
+def _set_apart() -> None:
+    os.environ[ALONE] = "1"
+
+
+def _join_again() -> None:
+    """Let verbs work with the other ranks again, and forget that there was nobody to talk to."""
+    del os.environ[ALONE]
+    world = sys.modules.get("trtbench_lab.ranks.world")
+    if world is not None and world.control.cache_info().currsize and world.control() is None:
+        world.control.cache_clear()
 
 
 def _mpi_rank() -> int:

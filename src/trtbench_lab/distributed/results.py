@@ -52,8 +52,13 @@ class RankResults:
     def merged(self) -> dict[str, MergedMetric]:
         """Numbers of the ranks as one: of results with `metrics` and of dictionaries of numbers.
 
-        The largest of times, the sum of memory, rank 0's of the rest; see `trtbench_lab.distributed.merge`.
+        The largest of times, the sum of memory, rank 0's of the rest; see `trtbench_lab.distributed.merge`. A verb that
+        all ranks did together gave each the same result: that one's numbers stand as they are.
         """
+        ids = {getattr(value, "id", None) for value in self.values}
+        if len(ids) == 1 and None not in ids:
+            shared = _metrics_of(self.values[0])
+            return {name: MergedMetric(number, "rank 0", (number,) * len(self)) for name, number in shared.items()}
         return merge_metrics([_metrics_of(value) for value in self.values])
 
     def __getitem__(self, rank: int) -> Any:

@@ -14,6 +14,8 @@ _MPI_VARIABLES = (
     ("PMIX_RANK", "SLURM_NTASKS", "SLURM_LOCALID"),
 )
 _TORCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+ALONE = "TRTBENCH_RANK_ALONE"
+"""Set while a rank works without the others, as in a cell on a part of them: nobody may wait for the rest."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch:
     A process that has loaded MPI already is asked for its world; else the environment is read.
     """
     values = os.environ if environment is None else environment
+    if values.get(ALONE) == "1":
+        return Launch()
     for names in _MPI_VARIABLES:
         if (found := _read("mpi", names, values)) is not None:
             return found
