@@ -85,8 +85,7 @@ def test_torch_computes_the_definition(shelf, family, recipe, tmp_path):
 
 @pytest.mark.parametrize(
     ("family", "recipe"),
-    [("gpt2", recipe) for recipe in (*RECIPES, *IMPORTED)]
-    + [("llama", name) for name in ("awq", "smooth channel token", "mixed")],
+    [*(("gpt2", recipe) for recipe in (*RECIPES, *IMPORTED)), ("llama", "smooth channel token"), ("llama", "mixed")],
 )
 def test_onnxruntime_computes_the_definition(shelf, family, recipe, tmp_path):
     """At level 0 nothing is rounded that the algorithm does not round itself."""
@@ -136,8 +135,8 @@ def test_the_table_of_the_documentation_names_every_algorithm_and_these_tests_ru
     assert tested == {algo.value for algo in WEIGHT_ALGOS}
     for algo in WEIGHT_ALGOS:
         assert ("SmoothQuant" if algo.is_smoothquant else algo.value) in table
+    cached = ModelConfig(**SMALL, quantization=QuantConfig(kv_cache_quant_algo="FP8"))
     with pytest.raises(BuildError, match="FP8"):
-        cached = ModelConfig(**SMALL, quantization=QuantConfig(kv_cache_quant_algo="FP8"))
         backend("onnxruntime").resolve(cached, BuildConfig())
 
 

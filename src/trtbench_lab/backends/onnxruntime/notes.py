@@ -18,8 +18,8 @@ def quantization_notes(config: ModelConfig, build_config: BuildConfig) -> list[s
         notes.append("SmoothQuant layers multiply integers (MatMulIntegerToFloat), summed in int32.")
     if any(kind.form is LinearForm.FP8 for kind in kinds):
         notes.append(
-            f"{FP8_EMULATED}: inputs and weights are rounded to E4M3 and multiplied in float32, with float32's speed and "
-            "memory; ONNX Runtime's CPU kernels multiply no FP8."
+            f"{FP8_EMULATED}: inputs and weights are rounded to E4M3 and multiplied in float32, with float32's speed "
+            "and memory; ONNX Runtime's CPU kernels multiply no FP8."
         )
     if any(kind.scheme is not None and kind.rounds_inputs_to_fp8 for kind in kinds):
         notes.append(
