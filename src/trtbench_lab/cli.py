@@ -15,6 +15,7 @@ from ._version import __version__
 from .errors import SpecError, TrtbenchError
 from .progress import ProgressEvent, no_progress
 from .progress_text import text_from_event
+from .ranks import control, launched
 from .specs.command_line import parse, request_type
 from .specs.help_text import FaceOption, help_text, overview
 
@@ -25,6 +26,7 @@ FACE = (
     FaceOption(("--details",), "", "Show what lies behind an error: log tail, native message."),
     FaceOption(("--help", "-h"), "", "Show this help."),
 )
+_ENDING_S = 5.0
 _SPARSE_S = 10.0
 _REDRAW_S = 0.2
 
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; return its exit code: 0 done, 1 failed or faults found, 2 not understood, 130 stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _main(words)
+        code = _main(words) if launched().size == 1 else _as_rank(words)
         sys.stdout.flush()  # a broken pipe shows here rather than while Python shuts down
         return code
     except KeyboardInterrupt:
@@ -43,6 +45,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has left (`trtbench history | head`); nobody is there to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def _as_rank(words: list[str]) -> int:
+    """Run a line as one rank of several: rank 0 speaks, and a rank that fails by itself says why and ends them all."""
+    if launched().rank != 0:
+        return _follow(words)
+    code = _main(words)
+    sys.stdout.flush()
+    world = control() if control.cache_info().currsize else None
+    if world is not None and not world.confirmed(_ENDING_S):
+        world.abort(code or FAILED)  # a rank waits in a step that rank 0 has left
+    return code
+
+
+def _follow(words: list[str]) -> int:
+    """Take part in a line without a word: whatever rank 0 finds wrong it says; this rank says what only it finds."""
+    from . import workbench
+
+    verb, rest = (words or ["--help"])[0], words[1:]
+    flags, rest = _face_flags(rest)
+    if verb.startswith("-") or verb == "help" or flags & {"--help", "-h"}:
+        return OK
+    code = OK
+    try:
+        request_type(verb)
+        spec, _ = parse(verb, rest)
+        keywords: dict[str, Any] = {"progress": no_progress}
+        code = int(getattr(getattr(workbench, verb)(spec, **keywords), "exit_code", OK))
+    except Exception as error:
+        code = USAGE if isinstance(error, SpecError) else FAILED
+        if control.cache_info().currsize and not getattr(error, "led", False) and not getattr(error, "agreed", False):
+            _tell(f"rank {launched().rank}: error: {error}")
+            if "--details" in flags:
+                _tell(traceback.format_exc())
+            world = control()
+            if world is not None:
+                world.abort(FAILED)
+    world = control() if control.cache_info().currsize else None
+    if world is not None:
+        world.confirm()
+    return code
 
 
 def _main(words: list[str]) -> int:

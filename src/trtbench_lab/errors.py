@@ -21,7 +21,15 @@ class TrtbenchError(Exception):
         What to do about it, as a sentence.
     details
         Longer material (a log tail, a native message) shown on request only.
+
+    Attributes
+    ----------
+    agreed, led
+        Of several ranks: all raise it together; it is rank 0's, told to the others.
     """
+
+    agreed = False
+    led = False
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None, details: str | None = None):
         self.what = what

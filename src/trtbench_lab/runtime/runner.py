@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 
-from ..errors import EngineError
 from ..specs import SamplingConfig
 from .limits import EngineLimits, prompts_from_request
 from .loop import BeamGeneration, RowGeneration
@@ -56,8 +55,10 @@ class ModelRunner:
         longest = limits.max_input_len or prefill_chunk_tokens
         # An engine of the paged form brings a session of its own, which queues steps on the device; what that does not
         # offer (beams, logits of prompts) runs in the padded form, over the same weights.
-        self._paged: Any = executor if hasattr(executor, "fused_session") else None
-        padded: Executor = executor if self._paged is None else cast(Any, self._paged).padded()
+        # Pipeline stages have no such session.
+        fused = hasattr(executor, "fused_session")
+        self._paged: Any = executor if fused and executor.config.mapping.pp_size == 1 else None
+        padded: Executor = cast(Any, executor).padded() if fused else executor
         self.session = Session(
             padded, prefill_chunk_tokens=min(prefill_chunk_tokens, longest), max_positions=limits.max_seq_len
         )
@@ -88,13 +89,12 @@ class ModelRunner:
 
     @classmethod
     def from_engine(cls, engine: Engine, rank: int = 0, **options: Any) -> Self:
-        """Load one rank of an engine that is at hand as an object."""
+        """Load an engine that is at hand as an object; of several ranks every process makes the same calls."""
         config = engine.config.pretrained_config
         if config.mapping.world_size > 1:
-            raise EngineError(
-                f"The engine has {config.mapping.world_size} ranks, and a runner in one process runs an engine of one.",
-                remedy="Convert with tp_size=1 and pp_size=1, and build again.",
-            )
+            from .ranked import ranked_runner
+
+            return cast(Self, ranked_runner(engine, options))
         limits = EngineLimits.from_configs(config, engine.config.build_config)
         options.setdefault("name", engine.name)
         return cls(engine.executor(rank), limits, **options)
@@ -166,7 +166,7 @@ class ModelRunner:
         prompts, request = self._checked(batch_input_ids, sampling_config, keywords)
         generation: RowGeneration | BeamGeneration
         if self._paged is not None and serves(request):
-            generation = QueuedGeneration(self._paged.fused_session(), prompts, request, clock)
+            generation = QueuedGeneration(self._fused_session(), prompts, request, clock)
         else:
             kind = BeamGeneration if request.config.num_beams > 1 else RowGeneration
             generation = kind(self.session, prompts, request, clock)
@@ -185,6 +185,9 @@ class ModelRunner:
         prompts = self.limits.fitted(prompts, request.truncation, request.config.max_new_tokens)
         self.limits.check_size([len(p) for p in prompts], request.config.max_new_tokens, request.config.num_beams)
         return prompts, request
+
+    def _fused_session(self) -> Any:
+        return self._paged.fused_session()
 
     def _stream(self, generation: RowGeneration | BeamGeneration, return_dict: bool) -> Iterator[Any]:
         steps = generation.steps()

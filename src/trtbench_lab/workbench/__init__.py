@@ -11,6 +11,7 @@ Command line and magics call these and nothing else, so a script that imports th
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,10 +56,16 @@ __all__ = [
 
 
 def verb(name: str) -> Any:
-    """Return the function of the verb `name`; what it keeps carries the request."""
+    """Return the function of the verb `name`; what it keeps carries the request, and rank 0 of several does it."""
+    from ..ranks.launch import ALONE, launched
     from .keeping import asked_by
 
-    return asked_by(name, getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name))
+    function = asked_by(name, getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name))
+    if launched().size == 1 and ALONE not in os.environ:
+        return function
+    from .together import over_ranks
+
+    return over_ranks(name, function)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,13 +8,17 @@ from typing import Any
 from ..engine import Engine
 from ..errors import RequestError
 from ..progress import ProgressSink, phase
+from ..ranks import launched
+from ..ranks.world import check_world_size
 from ..runtime.hf import HFRunner
 from .places import model_dir_from
 
 
 def open_engine(engine_dir: str) -> Engine:
-    """Open an engine folder, verified."""
-    return Engine.from_dir(Path(engine_dir).expanduser())
+    """Open an engine folder, verified; in a world of several ranks, or none, its number of ranks is checked first."""
+    engine = Engine.from_dir(Path(engine_dir).expanduser(), rank=0 if launched().size > 1 else None)
+    check_world_size(engine.world_size, str(engine.directory))
+    return engine
 
 
 def tokenizer_for(engine: Engine | None, tokenizer_dir: str | None, *, required: bool = True) -> Any:

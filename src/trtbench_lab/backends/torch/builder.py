@@ -9,10 +9,11 @@ import torch
 
 from ...checkpoint import open_checkpoint
 from ...errors import EngineError
-from ...network.communicator import Communicator
 from ...network.paged import PagedDecoder
 from ...network.signature import PagedForm
 from ...quantization.linear_kinds import LinearForm, kinds_in
+from ...ranks import RankCommunicator
+from ...ranks.alone import RankAlone
 from ...specs import BuildConfig, ModelConfig, PluginConfig
 from ..protocol import Availability, BuildReporter, EngineDescription, Resolution, engine_file_name
 from ..resolve import resolve_without_plugins
@@ -106,17 +107,18 @@ class TorchBuilder:
         with report.phase("write engine"):
             write_engine_file(path, config, weights, layout, report.check_cancelled, form)
         report.check_cancelled()
+        # Each rank is tried without the others: its kernels and caches are its own.
+        ranks = RankAlone(config.mapping, device) if config.mapping.world_size > 1 else None
         if form is not None:
             with report.phase("load engine"):
-                paged = _load_paged(path, config, device, build_config, form)
+                paged = _load_paged(path, config, device, build_config, form, ranks)
             finish_build(paged, rank, build_config, output_dir, report)
             paged.close()
             return
-        if config.mapping.tp_size == 1:
-            with report.phase("verify engine"):
-                executor = _load(path, config, device, None, build_config.plugin_config)
-                trial_run(executor, max_positions)
-                executor.close()
+        with report.phase("verify engine"):
+            executor = _load(path, config, device, ranks, build_config.plugin_config)
+            trial_run(executor, max_positions)
+            executor.close()
 
     def load(
         self,
@@ -125,14 +127,15 @@ class TorchBuilder:
         engine_config: EngineDescription,
         *,
         device: str | None = None,
-        communicator: Communicator | None = None,
+        communicator: RankCommunicator | None = None,
     ) -> TorchExecutor | PagedTorchExecutor:
         """Load one rank onto `device` (None: the first GPU, else the CPU).
 
         Parameters
         ----------
         communicator
-            Collectives of the tensor-parallel group; needed when ``tp_size`` is above 1.
+            The other ranks (see `ranks.communicator_for`); needed when ``tp_size`` is above 1. A pipeline stage with
+            one takes ids and has logits; without one it takes and gives hidden states.
         """
         config = engine_config.pretrained_config
         config = config.replace(mapping=config.mapping.with_rank(rank))
@@ -146,25 +149,31 @@ class TorchBuilder:
                 remedy="Load it with a communicator, one process a rank; or convert the model with tp_size 1.",
             )
         build_config = engine_config.build_config
+        place = communicator.device if communicator is not None and device is None else _device(device)
         if (form := form_of(config, build_config)) is not None:
-            return _load_paged(path, config, _device(device), build_config, form)
-        return _load(path, config, _device(device), communicator, build_config.plugin_config)
+            return _load_paged(path, config, place, build_config, form, communicator)
+        return _load(path, config, place, communicator, build_config.plugin_config)
 
 
 def _load(
-    path: Path, config: ModelConfig, device: torch.device, communicator: Communicator | None, plugins: PluginConfig
+    path: Path, config: ModelConfig, device: torch.device, ranks: RankCommunicator | None, plugins: PluginConfig
 ) -> TorchExecutor:
     layout = layout_of(path)
-    decoder = engine_decoder(config, layout, communicator, plugins)
+    decoder = engine_decoder(config, layout, ranks, plugins)
     weights_bytes = load_decoder(path, device, decoder, layout)
-    return TorchExecutor(decoder, config, device, layout.dtype, weights_bytes=weights_bytes)
+    return TorchExecutor(decoder, config, device, layout.dtype, weights_bytes=weights_bytes, ranks=ranks)
 
 
 def _load_paged(
-    path: Path, config: ModelConfig, device: torch.device, build_config: BuildConfig, form: PagedForm
+    path: Path,
+    config: ModelConfig,
+    device: torch.device,
+    build_config: BuildConfig,
+    form: PagedForm,
+    ranks: RankCommunicator | None,
 ) -> PagedTorchExecutor:
     layout = layout_of(path)
-    decoder = engine_decoder(config, layout, form=form)
+    decoder = engine_decoder(config, layout, ranks, form=form)
     assert isinstance(decoder, PagedDecoder)  # noqa: S101 - a form was given
     weights_bytes = load_decoder(path, device, decoder, layout)
     return PagedTorchExecutor(
@@ -176,6 +185,7 @@ def _load_paged(
         weights_bytes=weights_bytes,
         table=read_cache(path.with_name(TIMING_CACHE_NAME)),
         store=store_of(path) if device.type == "cuda" else KernelStore(),
+        ranks=ranks,
     )
 
 

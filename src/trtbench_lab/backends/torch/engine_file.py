@@ -92,7 +92,9 @@ def engine_decoder(
         if form is not None:
             from ...network.paged import PagedDecoder
 
-            return PagedDecoder(config, config.mapping, max_positions=layout.max_positions, form=form)
+            return PagedDecoder(
+                config, config.mapping, max_positions=layout.max_positions, communicator=communicator, form=form
+            )
         return Decoder(
             config,
             config.mapping,

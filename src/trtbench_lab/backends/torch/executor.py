@@ -11,8 +11,10 @@ import torch
 from ...errors import EngineError
 from ...network.decoder import Decoder
 from ...network.signature import TensorSpec, signature
+from ...ranks import RankCommunicator
 from ...specs import ModelConfig
 from ..bindings import Bindings
+from .pipeline import run_padded
 
 AnyDecoder = TypeVar("AnyDecoder", bound=Decoder)
 
@@ -132,16 +134,31 @@ class TorchExecutor(DecoderExecutor[Decoder]):
         See `DecoderExecutor`.
     dtype
         Type of the computation.
+    ranks
+        Passes hidden states between pipeline stages, which then take ids and have logits each; None where the caller
+        passes them.
     """
 
-    def __init__(self, decoder: Decoder, config: ModelConfig, device: torch.device, dtype: str, *, weights_bytes: int):
-        io = signature(config, config.mapping, dtype)
+    def __init__(
+        self,
+        decoder: Decoder,
+        config: ModelConfig,
+        device: torch.device,
+        dtype: str,
+        *,
+        weights_bytes: int,
+        ranks: RankCommunicator | None = None,
+    ):
+        self._ranks = ranks if ranks is not None and config.mapping.pp_size > 1 else None
+        io = signature(config, config.mapping, dtype, joined=self._ranks is not None)
         bindings = Bindings(io, device, max_positions=decoder.max_positions, vocab_size=config.vocab_size)
         super().__init__(decoder, config, device, io, bindings, weights_bytes=weights_bytes)
         self._caches = [spec.name for spec in io if spec.name.startswith("past_")]
         self._first = next(spec.name for spec in io)
 
     def _forward(self, decoder: Decoder, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self._ranks is not None:
+            return run_padded(self._ranks, decoder, tensors, [tensors[name] for name in self._caches])
         result, _ = decoder(
             tensors[self._first],
             tensors["write_indices"],

@@ -12,6 +12,7 @@ from ...network.signature import PagedForm
 from ...specs import BuildConfig, ModelConfig
 from ..protocol import BuildReporter
 from ..resolve import resolve_without_plugins
+from ..trial import paged_trial_run
 from .gpu.kernel_store import KernelStore, forget_compiled, kernels_file_name
 from .gpu.tuning import TOKEN_COUNTS, read_cache, tune, write_cache
 from .paged_executor import PagedTorchExecutor
@@ -56,8 +57,10 @@ def wants_fused(model: ModelConfig, build: BuildConfig, device: torch.device) ->
     A quantized cache asks for it: only the attention plugin reads one.
     """
     plugins = build.plugin_config
-    if model.mapping.world_size > 1 or not plugins.enabled("gpt_attention_plugin"):
+    if not plugins.enabled("gpt_attention_plugin"):
         return False
+    if model.mapping.pp_size > 1:  # stages take the paged form for a running batch, and run its modules
+        return plugins.use_inflight_batching
     asked = plugins.given("gpt_attention_plugin") or plugins.use_inflight_batching
     return device.type == "cuda" or asked or model.quantization.kv_cache_quant_algo is not None
 
@@ -101,6 +104,10 @@ def finish_build(
     BuildError
         When its logits are not finite.
     """
+    if executor.config.mapping.pp_size > 1:
+        with report.phase("verify engine"):
+            paged_trial_run(executor, build.resolved_max_seq_len(executor.config))
+        return
     session_rows = [1]
     report.log("info", executor.cache_plan().sentence)
     if executor.device.type == "cuda" and build.opt_level > 0:

@@ -8,6 +8,7 @@ from ...network.decoder import Decoder
 from ...network.loading import assign_tensors
 from ...network.paged import PagedDecoder
 from ...network.signature import paged_signature
+from ...ranks import RankCommunicator
 from ...specs import BuildConfig, ModelConfig
 from ..paged_bindings import PagedBindings
 from .executor import DecoderExecutor, TorchExecutor
@@ -17,6 +18,7 @@ from .gpu.memory_plan import CachePlan, plan_cache
 from .gpu.session import FusedSession
 from .gpu.step import Steps
 from .gpu.tuning import ChoiceTable
+from .pipeline import run_paged
 
 _INDICES = ("position_ids", "token_rows", "query_starts", "kv_lengths", "block_tables")
 
@@ -40,6 +42,8 @@ class PagedTorchExecutor(DecoderExecutor[PagedDecoder]):
         Which kernel computes each product.
     store
         Kernels that were compiled with the engine.
+    ranks
+        The other ranks, for an engine of several.
     """
 
     _smaller = "Use a smaller batch, shorter pieces of prompts (max_num_tokens), or a smaller kv_cache_memory."
@@ -55,10 +59,18 @@ class PagedTorchExecutor(DecoderExecutor[PagedDecoder]):
         weights_bytes: int,
         table: ChoiceTable,
         store: KernelStore,
+        ranks: RankCommunicator | None = None,
     ):
         form = decoder.form
+        self._ranks = ranks
+        self._staged = ranks if ranks is not None and config.mapping.pp_size > 1 else None
         io = paged_signature(
-            config, config.mapping, dtype, tokens_per_block=form.tokens_per_block, cache_dtype=form.cache_dtype
+            config,
+            config.mapping,
+            dtype,
+            tokens_per_block=form.tokens_per_block,
+            cache_dtype=form.cache_dtype,
+            joined=self._staged is not None,
         )
         bindings = PagedBindings(io, device, max_positions=decoder.max_positions, vocab_size=config.vocab_size)
         super().__init__(decoder, config, device, io, bindings, weights_bytes=weights_bytes)
@@ -75,6 +87,8 @@ class PagedTorchExecutor(DecoderExecutor[PagedDecoder]):
         super().close()
 
     def _forward(self, decoder: PagedDecoder, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self._staged is not None:
+            return run_paged(self._staged, decoder, tensors, [tensors[name] for name in self._pools])
         result, _ = decoder(
             tensors["input_ids"],
             *(tensors[name] for name in _INDICES),
@@ -145,10 +159,12 @@ class PagedTorchExecutor(DecoderExecutor[PagedDecoder]):
         if config.quantization.kv_cache_quant_algo is not None:
             config = config.replace(quantization=config.quantization.replace(kv_cache_quant_algo=None))
         with torch.device("meta"):
-            plain = Decoder(config, config.mapping, max_positions=decoder.max_positions)
+            plain = Decoder(
+                config, config.mapping, max_positions=decoder.max_positions, communicator=decoder.communicator
+            )
         wanted = {name for name, _ in [*plain.named_parameters(), *plain.named_buffers()]}
         held = [*decoder.named_parameters(), *decoder.named_buffers()]
         assign_tensors(plain, {name: tensor.data for name, tensor in held if name in wanted})
         dtype = next(spec.dtype for spec in self.io if spec.name == "logits")
         dtype = self.build_config.compute_dtype if self.build_config.compute_dtype != "auto" else dtype
-        return TorchExecutor(plain, config, self.device, dtype, weights_bytes=self._weights_bytes)
+        return TorchExecutor(plain, config, self.device, dtype, weights_bytes=self._weights_bytes, ranks=self._ranks)

@@ -57,10 +57,11 @@ class Heads:
 
     @classmethod
     def of(cls, config: ModelConfig) -> Heads:
-        """Read them from a model's configuration."""
+        """Read them from a model's configuration, whose mapping says which rank this is."""
+        tp = config.mapping.tp_size
         return cls(
-            config.num_attention_heads,
-            config.kv_heads,
+            config.num_attention_heads // tp,
+            max(1, config.kv_heads // tp),
             config.head_width,
             config.rotary_dim // 2 if config.uses_rope else 0,
             config.position_embedding_type == "rope_gptj",

@@ -69,7 +69,7 @@ class DecodeBucket:
         self.tables = torch.zeros(rows, columns, **integers)
         self.counters = torch.zeros(rows, **integers)
         self.chosen = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.logits = torch.zeros(rows, steps.model.head.weights.out_features, device=device)
+        self.logits = torch.zeros(rows, steps.model.vocab_size, device=device)
         self.ring = torch.zeros(RING_STEPS, rows, dtype=torch.int32, pin_memory=device.type == "cuda")
         self.scratch: Scratch = steps.scratch(rows, max_tokens)
         self.workspace = Workspace(device)
@@ -162,7 +162,9 @@ class DecodeBucket:
                 self._step(greedy)
             stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream):
+            # With ranks, NCCL's watchdog looks at its events meanwhile, which is no part of this thread's capture.
+            mode = "global" if self.steps.model.ranks is None else "thread_local"
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode=mode):
                 self._step(greedy)
         self._in_graph = False
         torch.cuda.current_stream().wait_stream(stream)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ....errors import EngineError
+from ....network.signature import kv_heads_per_rank
 from ....specs import BuildConfig, ModelConfig
 
 MIB = 1 << 20
@@ -69,7 +70,9 @@ def plan_cache(model: ModelConfig, build: BuildConfig, free_bytes: int, *, conti
     longest = build.resolved_max_seq_len(model)
     size = longest if contiguous else min(build.plugin_config.tokens_per_block, _power_above(longest))
     blocks_per_row = -(-longest // size)
-    block_bytes = model.num_hidden_layers * 2 * model.kv_heads * size * model.head_width * dtype.itemsize
+    mapping = model.mapping
+    heads, layers = kv_heads_per_rank(model, mapping), model.num_hidden_layers // mapping.pp_size
+    block_bytes = layers * 2 * heads * size * model.head_width * dtype.itemsize
     budget = budget_bytes(build.kv_cache_memory, free_bytes)
     rows = build.max_batch_size * build.max_beam_width
     wanted = rows * blocks_per_row + 1

@@ -217,11 +217,11 @@ class FusedSession:
     def pools(self) -> list[torch.Tensor]:
         """The cache, one pool a layer; made when it is needed first."""
         if not self._pools:
-            config, plan = self.steps.model.config, self.plan
-            shape = (plan.num_blocks, 2, config.kv_heads, plan.tokens_per_block, config.head_width)
+            heads, plan = self.steps.heads, self.plan
+            shape = (plan.num_blocks, 2, heads.num_kv_heads, plan.tokens_per_block, heads.head_size)
             try:
                 self._pools = [
-                    torch.zeros(shape, dtype=plan.dtype, device=self.device) for _ in range(config.num_hidden_layers)
+                    torch.zeros(shape, dtype=plan.dtype, device=self.device) for _ in self.steps.model.layers
                 ]
             except torch.OutOfMemoryError as error:
                 raise EngineError(
