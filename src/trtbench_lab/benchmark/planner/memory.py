@@ -78,7 +78,7 @@ def largest_batch(
     if not fits(1):
         return None
     low, high = 1, 2
-    while high < 1 << 20 and fits(high):
+    while fits(high):  # ends: each sequence takes a cache and logits
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
