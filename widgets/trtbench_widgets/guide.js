@@ -123,7 +123,7 @@ function render({ model, el }) {
     conflicts.replaceChildren(...step.conflicts.map((one) => h("div", { className: "tb-conflictline", "data-severity": one.severity },
       h("p", {}, one.reason, " ", h("span", { className: "tb-muted" }, one.remedy)),
       h("div", { className: "tb-row" }, one.fixes.map((fix) => h("button", {
-        type: "button", className: "tb-small", onclick: () => model.send({ kind: "fix", step: step.name, changes: fix.changes }),
+        type: "button", className: "tb-fix", onclick: () => model.send({ kind: "fix", step: step.name, changes: fix.changes }),
       }, fix.label))))));
     if (held) go.focus();
     if (outcome.dataset.html !== step.html) {
