@@ -16,9 +16,10 @@ from trtbench_lab.distributed import mpi
 from trtbench_lab.distributed.faults import DeadRankError
 from trtbench_lab.distributed.keeper import processes_of
 from trtbench_lab.distributed.slurm import SlurmOptions
-from trtbench_lab.distributed.world import World, current_world
+from trtbench_lab.distributed.world import World
 from trtbench_lab.errors import WorldError
 from trtbench_lab.specs.command_line import parse
+from trtbench_lab.workbench.ranks import started_world
 
 from .conftest import wait_for
 
@@ -72,10 +73,9 @@ def test_ranks_of_a_job_behave_as_ranks_of_this_machine(
     monkeypatch.setenv("UCX_TLS", "self,sm")
     line = "start --launcher slurm --nodes 2 --ntasks-per-node 1 --account lab --interface 127.0.0.1 --shared_dir "
     line += str(tmp_path / "s")
-    report = workbench.mpi(parse("mpi", line.split()).spec)
-    world = current_world()
-    assert world is not None
+    world = started_world(parse("mpi", line.split()).spec)
     try:
+        report = workbench.mpi(parse("mpi", ["status"]).spec)
         assert [one.state for one in report.ranks] == ["idle", "idle"]
         assert "in a Slurm job" in repr(report)
         assert world.run("comm.allreduce(rank + 1)").values == [3, 3]

@@ -154,7 +154,8 @@ def test_ranks_of_a_cell() -> None:
         parse("mpi", ["--ranks", "0-x"])
 
 
-def test_without_a_world_there_is_nothing_to_show() -> None:
+def test_without_a_world_there_is_nothing_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trtbench_lab.distributed.world._current", None)
     report = workbench.mpi(MpiSpec())
     assert report.ranks == ()
     assert "%trt_mpi start" in repr(report)
