@@ -101,7 +101,7 @@ def ranked_executor(engine_dir: str) -> tuple[Engine, Executor]:
     )
     config = engine.config
     mapping = config.pretrained_config.mapping
-    custom = bool(getattr(config.build_config.plugin_config, "use_custom_all_reduce", True))
+    custom = config.build_config.plugin_config.use_custom_all_reduce
     ranks = communicator_for(mapping, custom_all_reduce=custom)
 
     def loaded() -> Executor:

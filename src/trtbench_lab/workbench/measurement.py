@@ -79,7 +79,8 @@ def _facts(engine: Engine, runner: ModelRunner, load_s: float) -> dict[str, Any]
         "engine_load_s": load_s,
         "build_s": engine.config.build_seconds,
         "weights_bytes": weights_bytes,
-        "decode_read_bytes": decode_read_bytes(config, compute_dtype=compute_dtype),
+        # Ranks that share layers read side by side; stages one after the other.
+        "decode_read_bytes": decode_read_bytes(config, compute_dtype=compute_dtype) // config.mapping.tp_size,
         "read_bandwidth_bytes_per_s": read_bandwidth(runner.device).bytes_per_s,
     }
 

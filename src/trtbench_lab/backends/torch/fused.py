@@ -20,7 +20,7 @@ from .paged_executor import PagedTorchExecutor
 ATTENTION_OPTIONS = (
     "gpt_attention_plugin", "context_fmha", "context_fmha_fp32_acc", "multi_block_mode", "remove_input_padding",
     "paged_kv_cache", "use_inflight_batching", "gemm_plugin", "weight_only_quant_matmul_plugin",
-    "weight_only_groupwise_quant_matmul_plugin",
+    "weight_only_groupwise_quant_matmul_plugin", "use_custom_all_reduce",
 )  # fmt: skip
 """Options of `PluginConfig` that engines of this form honour."""
 TIMING_CACHE_NAME = "model.cache"
