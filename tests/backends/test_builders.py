@@ -146,8 +146,6 @@ def test_types_a_person_asks_for(monkeypatch):
 def test_models_that_cannot_be_built_are_refused_at_once(builder):
     with pytest.raises(TrtbenchError, match="'alibi' are not supported"):
         builder.resolve(CONFIG.replace(position_embedding_type="alibi"), BuildConfig())
-    with pytest.raises(TrtbenchError, match="'FP8' cannot be executed"):
-        builder.resolve(CONFIG.replace(quantization=QuantConfig(quant_algo="FP8")), BuildConfig())
     plain = BuildConfig(plugin_config=PluginConfig(gpt_attention_plugin="disable", paged_kv_cache=False))
     with pytest.raises(TrtbenchError, match="K/V cache of type INT8"):
         builder.resolve(CONFIG.replace(quantization=QuantConfig(kv_cache_quant_algo="INT8")), plain)

@@ -47,7 +47,10 @@ write = RankFile.write_blocks
 def slowly(self, name, blocks):
     write(self, name, blocks)
     time.sleep(0.01)
-RankFile.write_blocks = slowly
+def stopping(self, name, blocks):
+    print("writing", flush=True)
+    sys.stdin.read()
+RankFile.write_blocks = stopping if sys.argv[3] == "stop" else slowly
 source = open_hf_folder(sys.argv[1])
 config = config_from_source(source, mapping=Mapping(tp_size=2))
 print("ready", flush=True)
@@ -57,10 +60,12 @@ while True:
 """
 
 
-def start_child(model: Path, target: Path) -> subprocess.Popen[str]:
+def start_child(model: Path, target: Path, then: str = "run") -> subprocess.Popen[str]:
+    """Start a process that converts for ever, or, with "stop", one that stands still in its first conversion."""
     environment = {**os.environ, "PYTHONPATH": SRC, "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(model), str(target)],
+        [sys.executable, "-c", CHILD, str(model), str(target), then],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -101,23 +106,17 @@ def test_a_killed_conversion_leaves_nothing_that_opens_as_new(tmp_path: Path, se
 def test_two_processes_do_not_write_one_folder(tmp_path: Path) -> None:
     values = gpt2_values()
     model, target = write_hf_folder(tmp_path / "model", values, gpt2_tensors(values)), tmp_path / "out"
-    child = start_child(model, target)
+    child = start_child(model, target, "stop")
     source = open_hf_folder(model)
-    refused = None
     try:
         assert child.stdout is not None
-        assert child.stdout.readline() == "whole\n"  # it writes now, and again and again: the lock is nearly always its
-        deadline = time.monotonic() + 30
-        while refused is None and child.poll() is None and time.monotonic() < deadline:
-            try:
-                convert(source, target, config=config_from_source(source), overwrite=True)
-            except StorageError as error:
-                refused = error
+        assert child.stdout.readline() == "writing\n"
+        with pytest.raises(StorageError, match=str(child.pid)):
+            convert(source, target, config=config_from_source(source), overwrite=True)
+        assert child.poll() is None  # the one that was there first is not disturbed
     finally:
         child.kill()
-        _, told = child.communicate()
-    # Between two of its conversions this process may be first, and then the child is the one that is refused.
-    assert (refused is not None and str(child.pid) in str(refused)) or str(os.getpid()) in told
+        child.communicate()
     convert(source, target, config=config_from_source(source), overwrite=True)  # the dead process holds nothing
     open_checkpoint(target, verify=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
     """A PATH that holds nothing but the scripts that the test puts there."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(mpi_library.sys, "executable", str(tmp_path / "elsewhere" / "python"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "elsewhere" / "python"))
 
     def put(name: str, script: str) -> str:
         path = tmp_path / name

