@@ -5,12 +5,19 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 
+import huggingface_hub.constants
 import pytest
 
 from trtbench_lab.demo import DEMO_MODELS, demo_model_dir
 from trtbench_lab.demo.hub import DemoHub
 from trtbench_lab.errors import DownloadError
 from trtbench_lab.intake.hub import download
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite runs with the hub switched off; this hub is on the machine itself."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
 
 
 @pytest.mark.parametrize("name", DEMO_MODELS)

@@ -340,6 +340,11 @@ def test_requests_survive_being_written_out(verb: str, data: st.DataObject) -> N
     assert parse(verb, command_line(verb, spec)).spec == spec
 
 
+def test_a_name_may_be_what_ends_a_continued_line() -> None:
+    spec = REQUESTS["plan"](model="0", name="\r\\")
+    assert parse("plan", command_line("plan", spec)).spec == spec
+
+
 def _typable(spec: Any) -> Any:
     """Return the spec with everything that has no flag at its default; words that no line can carry are plain."""
     changes: dict[str, Any] = {}

@@ -93,6 +93,7 @@ def _written(option: FlatOption, value: Any) -> list[str]:
         texts = [text_from_value(item) for item in value] or [""]
     else:
         texts = [text_from_value(value)]
-    if any(FLAG.match(text) or text == "--" for text in texts):
+    # A backslash alone is what is left of a line that was continued: read as no word.
+    if any(FLAG.match(text) or text == "--" or text.strip() == "\\" for text in texts):
         return [f"{flag}={text}" for text in texts]
     return [flag, *texts]
