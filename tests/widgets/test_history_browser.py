@@ -17,9 +17,9 @@ from trtbench_widgets.history_browser import HistoryBrowser
 def database(tmp_path: Path) -> ResultsDatabase:
     database = ResultsDatabase(tmp_path / "r.sqlite")
     for i, name in enumerate(("slow", "Fast", "middle")):
-        made = {"created_at": f"2026-01-0{i + 1}T00:00:00.000Z"}
+        made = {"created_at": f"2001-01-0{i + 1}T00:00:00.000Z"}
         database.add(bench(name=name, itl_ms=(4.0, 1.0, 2.0)[i], **made))
-    database.add(serving("torch", created_at="2026-01-04T00:00:00.000Z"))
+    database.add(serving("torch", created_at="2001-01-04T00:00:00.000Z"))
     return database
 
 
@@ -58,6 +58,17 @@ def test_filters_narrow_and_untick_what_is_no_longer_listed(browser: HistoryBrow
     assert browser.summary == "1 of 4 runs"
     browser.filters = {**browser.filters, "kind": "", "text": "", "since": "7d"}
     assert names(browser) == []
+
+
+def test_ids_are_found_by_their_first_letters_and_not_by_chance(tmp_path: Path):
+    database = ResultsDatabase(tmp_path / "r.sqlite")
+    for id, name in (("00fa00000000", "slow"), ("fa1100000000", "quick"), ("000000000000", "Fabulous")):
+        database.add(bench().replace(id=id, name=name))
+    browser = HistoryBrowser(database=database.path)
+    browser.filters = {**browser.filters, "text": "fa"}
+    assert names(browser) == ["Fabulous"]
+    browser.filters = {**browser.filters, "text": "fa11"}
+    assert names(browser) == ["quick"]
 
 
 def test_deleting_is_taken_back_with_tags_and_samples(browser: HistoryBrowser, database: ResultsDatabase):

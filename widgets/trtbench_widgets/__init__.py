@@ -51,5 +51,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from trtbench_lab.errors import require
 
-    require("anywidget", extra="lab", purpose="show views in a notebook")
+    require("anywidget", extra="widgets", purpose="show views in a notebook")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -20,6 +20,7 @@ from .board import panel_of
 from .page import Page, heading_html, script, style
 
 _LISTED = 300  # rows in the page: more are found by filters
+_ID_LETTERS = 4  # from here on words are sought in ids too: two letters of hex stand in every twentieth of them
 _SORTS: dict[str, Callable[[HistoryRow], Any]] = {
     "when": lambda row: row.created_at,
     "kind": lambda row: row.kind,
@@ -188,7 +189,11 @@ class HistoryBrowser(Page):
         wanted = self.filters
         exact = {name: wanted[name] for name in ("kind", "backend", "model", "tag", "since") if wanted[name]}
         words = wanted["text"].strip().lower()
-        rows = [row for row in self.database.query(limit=None, **exact) if words in _text_of(row)]
+        rows = [
+            row
+            for row in self.database.query(limit=None, **exact)
+            if words in _text_of(row) or (len(words) >= _ID_LETTERS and row.id.startswith(words))
+        ]
         column, direction = self.sort
         down = direction == "desc"
         if column == "metric":
@@ -241,4 +246,4 @@ def _metric_label(name: str) -> str:
 
 
 def _text_of(row: HistoryRow) -> str:
-    return " ".join([row.id, row.kind, row.backend, row.model or "", row.name or "", *row.tags]).lower()
+    return " ".join([row.kind, row.backend, row.model or "", row.name or "", *row.tags]).lower()
