@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 
@@ -10,10 +11,12 @@ import pytest
 
 pytest.importorskip("anywidget")
 
+from trtbench_lab.demo import demo_model_dir
 from trtbench_lab.errors import SpecError
+from trtbench_lab.specs import Gpu
 from trtbench_widgets.guide import Guide
 from trtbench_widgets.path_state import INTERRUPTED, PathState
-from trtbench_widgets.path_steps import STEPS, with_all_before
+from trtbench_widgets.path_steps import BY_NAME, STEPS, with_all_before
 
 from .messages import press
 
@@ -176,6 +179,54 @@ def test_a_conflict_of_plugins_stops_that_step_with_its_reason(folder):
     conflicts = next(step for step in path.steps if step["name"] == "plugins")["conflicts"]
     press(path, "fix", step="plugins", changes=conflicts[0]["fixes"][0]["changes"])
     assert next(step for step in path.steps if step["name"] == "plugins")["conflicts"] == []
+
+
+def test_presets_choose_what_the_specs_name(folder):
+    path = guide(folder)
+    for step in ("plugins", "quantization"):
+        for preset in BY_NAME[step].presets:
+            press(path, "preset", step=step, name=preset.name)
+            for field, value in preset.changes.items():
+                assert path.settings[step][field] == value, (step, preset.name, field)
+            entry = next(one for one in path.steps if one["name"] == step)
+            same = [one.name for one in BY_NAME[step].presets if one.changes == preset.changes]
+            assert entry["preset"] in same
+    path.choose("plugins", gemm_plugin="auto")
+    assert next(one for one in path.steps if one["name"] == "plugins")["preset"] == ""
+    press(path, "preset", step="run", name="fastest")
+    assert "no preset" in path.notice
+
+
+def test_a_quantized_cache_alone_is_a_quantized_checkpoint(folder):
+    path = guide(folder)
+    assert path._path.request("quantization") is None
+    path.choose("quantization", kv_cache_dtype="int8")
+    verb, spec = path._path.request("quantization")
+    assert (verb, spec.qformat, spec.kv_cache_dtype) == ("quantize", "full_prec", "int8")
+    assert path._path.request("build")[1].checkpoint_dir.endswith("quantized")
+
+
+def test_it_looks_around_and_offers_what_it_finds(folder, tmp_path, monkeypatch):
+    shutil.copytree(demo_model_dir("llama"), tmp_path / "models" / "mine")
+    monkeypatch.chdir(tmp_path)
+    path = guide(folder)
+    assert (path.machine, path.found) == ("", [])
+    path.look_around()
+    assert path.machine
+    assert [one["label"] for one in path.found] == ["./models/mine", "demo:gpt2", "demo:llama"]
+    assert "LlamaForCausalLM" in path.found[0]["words"]
+    press(path, "set", step="model", name="source", value=path.found[0]["source"])
+    assert path._path.request("model")[1].model == str(tmp_path / "models" / "mine")
+
+
+def test_the_rules_count_with_the_gpu_of_this_machine(folder, monkeypatch):
+    monkeypatch.setattr("trtbench_widgets.guide.gpu_here", lambda: Gpu((8, 0), "A100"))
+    path = guide(folder)
+    path.choose("quantization", qformat="fp8")
+    assert next(one for one in path.steps if one["name"] == "quantization")["conflicts"] == []
+    path.look_around()
+    found = next(one for one in path.steps if one["name"] == "quantization")["conflicts"]
+    assert any("A100" in one["reason"] for one in found)
 
 
 def test_steps_run_after_those_they_are_made_of():

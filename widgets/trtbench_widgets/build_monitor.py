@@ -4,41 +4,16 @@ from __future__ import annotations
 
 import html
 import threading
-import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import traitlets
 
-from trtbench_lab.engine import BuildEvent
 from trtbench_lab.results import Table
 from trtbench_lab.results.render import html_table, plain_table
 
+from .build_watch import BuildWatch, Watched
 from .page import Page, heading_html, script, style
-
-_LINES = 400  # of the log, on the page; the whole log lies beside the engine
-_POINTS = 240  # of the memory line: more than a narrow column has pixels to tell apart
-_ENDED = ("done", "failed", "cancelled")
-
-
-class Watched(Protocol):
-    """What is watched: a `trtbench_lab.engine.BuildJob`, or anything that tells as much."""
-
-    @property
-    def state(self) -> str: ...
-
-    @property
-    def elapsed_s(self) -> float: ...
-
-    @property
-    def resident_bytes(self) -> int: ...
-
-    @property
-    def peak_bytes(self) -> int: ...
-
-    def events(self) -> list[BuildEvent]: ...
-
-    def cancel(self, reason: str = ..., *, wait: bool = ...) -> None: ...
 
 
 class BuildMonitor(Page):
@@ -66,8 +41,8 @@ class BuildMonitor(Page):
         Lines of all jobs, newest last: job, seconds, severity, text, rank.
     """
 
-    _esm = script("build_monitor")
-    _css = style("build_monitor")
+    _esm = script("build_view", "build_monitor")
+    _css = style("build_view")
 
     builds = traitlets.List(traitlets.Dict()).tag(sync=True)
     log = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -75,10 +50,8 @@ class BuildMonitor(Page):
     def __init__(
         self, *jobs: Watched, labels: Sequence[str] = (), interval_s: float = 0.25, theme: str = "auto"
     ) -> None:
-        self._jobs = list(jobs)
         names = [f"Build {number}" for number in range(1, len(jobs) + 1)] if len(jobs) > 1 else ["Build"]
-        self._labels = [*labels, *names[len(labels) :]]
-        self._memory: list[list[list[float]]] = [[] for _ in jobs]
+        self._gathered = BuildWatch(jobs, [*labels, *names[len(labels) :]])
         self._closed = threading.Event()
         self._interval_s = interval_s
         super().__init__(theme=theme)
@@ -89,20 +62,18 @@ class BuildMonitor(Page):
     @property
     def ended(self) -> bool:
         """Whether every build has ended, in whatever way."""
-        return all(job.state in _ENDED for job in self._jobs)
+        return self._gathered.ended
 
     def poll(self) -> None:
         """Ask every build once."""
-        events = [job.events() for job in self._jobs]
-        lines = [line for index, found in enumerate(events) for line in _lines(index, found)]
-        lines.sort(key=lambda line: line["at"])
+        self._gathered.ask()
         with self.hold_sync():
-            self.builds = [self._entry(index, found) for index, found in enumerate(events)]
-            self.log = lines[-_LINES:]
+            self.builds = self._gathered.builds
+            self.log = self._gathered.log
 
     def cancel(self, index: int = 0) -> None:
         """Stop one build; it leaves nothing half-made behind."""
-        self._jobs[index].cancel("The build was cancelled from its monitor.", wait=False)
+        self._gathered.jobs[index].cancel("The build was cancelled from its monitor.", wait=False)
 
     def close(self) -> None:
         """Stop asking, and take the view away; builds go on."""
@@ -139,32 +110,6 @@ class BuildMonitor(Page):
         ]  # fmt: skip
         return Table(("build", "rank", "phase", "state", "seconds"), rows)
 
-    def _entry(self, index: int, events: list[BuildEvent]) -> dict[str, Any]:
-        job = self._jobs[index]
-        held = self._memory[index]
-        if job.state not in _ENDED and job.resident_bytes:
-            held.append([round(job.elapsed_s, 2), job.resident_bytes])
-            if len(held) > _POINTS:
-                del held[1::2]  # half of the points, evenly: the line keeps its shape over any length of time
-        ended = job.state in _ENDED
-        # A build that runs is told by when it began, so that seconds which pass change nothing here.
-        began = time.time() - job.elapsed_s
-        known = self.builds[index] if index < len(self.builds) else None
-        if known and abs(known["began"] - began) < 1.0:
-            began = known["began"]
-        return {
-            "label": self._labels[index],
-            "state": job.state,
-            "began": round(began, 2),
-            "elapsed": round(job.elapsed_s, 1) if ended else 0.0,
-            "phases": _phases(events, began),
-            "memory": [list(point) for point in held],
-            "resident": job.resident_bytes,
-            "peak": job.peak_bytes,
-            "notes": [event.text for event in events if event.kind == "note"],
-            "error": str(error) if (error := getattr(job, "error", None)) else "",
-        }
-
     def _watch(self) -> None:
         while not self._closed.wait(self._interval_s):
             try:
@@ -174,26 +119,3 @@ class BuildMonitor(Page):
                 return
             if self.ended:
                 return
-
-
-def _phases(events: Sequence[BuildEvent], began: float) -> list[dict[str, Any]]:
-    """Return phases in the order in which they began, each with its rank, state and seconds."""
-    found: dict[tuple[str, int | None], dict[str, Any]] = {}
-    for event in events:
-        if event.kind != "phase":
-            continue
-        entry = found.setdefault((event.text, event.rank), {"name": event.text, "rank": event.rank})
-        entry["state"] = event.state or "running"
-        entry["seconds"] = round(event.phase_s or 0.0, 2)
-        if event.state == "running":
-            entry["since"] = round(began + event.elapsed_s - (event.phase_s or 0.0), 2)
-    return list(found.values())
-
-
-def _lines(index: int, events: Sequence[BuildEvent]) -> list[dict[str, Any]]:
-    return [
-        {"job": index, "at": round(event.elapsed_s, 2), "severity": event.severity or "info", "text": event.text[:600],
-         "rank": event.rank}
-        for event in events
-        if event.kind == "log"
-    ][-_LINES:]  # fmt: skip

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import asdict
 from typing import Any
 
 _GRACE_S = 5.0
@@ -32,15 +33,22 @@ def _done(words: list[str], out: Any) -> int:
     from trtbench_lab.progress_text import text_from_event
     from trtbench_lab.specs.command_line import parse
 
+    lock = threading.Lock()  # a build tells from threads of its own
+
     def tell(**message: Any) -> None:
-        print(json.dumps(message, default=str), file=out, flush=True)
+        line = json.dumps(message, default=str)
+        with lock:
+            out.write(f"{line}\n")
+            out.flush()
 
     def progress(event: ProgressEvent) -> None:
         tell(type="progress", text=text_from_event(event), phase=event.phase, state=event.state)
 
+    # A build tells everything: phases by rank, log lines, memory.
+    told = {"on_event": lambda event: tell(type="event", event=asdict(event))} if words[0] == "build" else {}
     try:
         spec, notes = parse(words[0], words[1:])
-        result = getattr(workbench, words[0])(spec, progress=progress)
+        result = getattr(workbench, words[0])(spec, progress=progress, **told)
     except TrtbenchError as error:
         tell(type="error", text=str(error))
         return 1

@@ -2,16 +2,12 @@
 
 const STEP_SIGNS = { "not begun": "", running: "●", done: "✓", stale: "↻", failed: "✕" };
 
-function lasted(seconds) {
-  if (seconds < 60) return `${Math.max(0, seconds).toFixed(1)} s`;
-  return `${Math.floor(seconds / 60)} min ${String(Math.floor(seconds % 60)).padStart(2, "0")} s`;
-}
-
 function render({ model, el }) {
   const root = page("tb-guide", "Guide");
   const summary = h("span", { className: "tb-muted", "data-part": "summary" });
   const all = h("button", { type: "button", className: "tb-all", "data-do": "all", onclick: () => model.send({ kind: "all" }) }, "Run all steps");
   const notice = h("div", { className: "tb-notice", role: "alert" });
+  const machine = h("p", { className: "tb-muted tb-machine", hidden: true });
   const rail = h("div", { className: "tb-rail", role: "tablist", "aria-label": "Steps", "aria-orientation": "vertical" });
   el.append(root);
   const say = voice(root);
@@ -21,7 +17,12 @@ function render({ model, el }) {
   const state = h("span", { className: "tb-stepstate" });
   const what = h("p", { className: "tb-muted tb-what" });
   const reason = h("div", { className: "tb-reason", role: "status" });
+  const found = h("div", { className: "tb-found", role: "group", "aria-label": "Models found here", hidden: true });
+  const presets = h("div", { className: "tb-presets", role: "group", "aria-label": "Presets", hidden: true });
+  const why = h("p", { className: "tb-muted tb-why", hidden: true });
   const fields = h("div", { className: "tb-fields" });
+  const builds = buildView(say, () => model.send({ kind: "cancel" }));
+  builds.element.hidden = true;
   const conflicts = h("div", { className: "tb-stepconflicts" });
   const cost = h("p", { className: "tb-cost" });
   const go = h("button", { type: "button", className: "tb-main", "data-do": "run", onclick: () => model.send({ kind: "run", step: model.get("current") }) });
@@ -35,11 +36,11 @@ function render({ model, el }) {
   const outcome = h("div", { className: "tb-outcome tb-scroll", tabIndex: 0, role: "region", "aria-label": "Outcome of this step" });
   const outcomeBox = h("details", { className: "tb-outcomebox", open: true }, h("summary", {}, "Outcome"), outcome);
   const panel = h("div", { className: "tb-panel tb-step", role: "tabpanel", tabIndex: -1 },
-    h("header", { className: "tb-stephead" }, title, state), what, reason, fields, conflicts, cost,
-    h("div", { className: "tb-row tb-actions" }, go, next, before), bar, outcomeBox,
+    h("header", { className: "tb-stephead" }, title, state), what, reason, presets, why, fields, found, conflicts, cost,
+    h("div", { className: "tb-row tb-actions" }, go, next, before), bar, builds.element, outcomeBox,
     h("div", { className: "tb-linebox" }, h("h5", {}, "The same as a line"), lines.element));
   root.prepend(h("header", { className: "tb-top" }, h("h3", {}, "From a model to a measured engine"), summary, all),
-    notice, h("div", { className: "tb-path" }, rail, panel));
+    machine, notice, h("div", { className: "tb-path" }, rail, panel));
 
   const stepNow = () => model.get("steps").find((step) => step.name === model.get("current"));
 
@@ -70,7 +71,7 @@ function render({ model, el }) {
     },
     h("span", { className: "tb-bead", "aria-hidden": "true" }, STEP_SIGNS[step.state] || String(i + 1)),
     h("span", { className: "tb-railtext" }, h("span", { className: "tb-railname" }, step.title),
-      h("span", { className: "tb-railstate" }, step.state === "done" && step.seconds >= 0.1 ? `done, ${lasted(step.seconds)}` : step.state)))));
+      h("span", { className: "tb-railstate" }, step.state === "done" && step.seconds >= 0.1 ? `done, ${spoken(step.seconds)}` : step.state)))));
     if (held) rail.querySelector('[aria-selected="true"]')?.focus();
     const done = steps.filter((step) => step.state === "done").length;
     summary.textContent = `${done} of ${steps.length} steps done · ${model.get("folder")}`;
@@ -85,7 +86,7 @@ function render({ model, el }) {
     if (drawn !== name) {
       drawn = name;
       controls = {};
-      fields.replaceChildren(...model.get("fields")[name].map((option) => {
+      const made = model.get("fields")[name].map((option) => {
         const id = `tb-${Math.random().toString(36).slice(2)}`;
         const made = fieldControl(option, id, (field, value) => model.send({ kind: "set", step: name, name: field, value }));
         made.element.setAttribute("aria-describedby", `${id}-words`);
@@ -93,10 +94,44 @@ function render({ model, el }) {
         return h("div", { className: `tb-choice${option.control === "text" ? " tb-text" : ""}`, "data-option": option.name },
           h("label", { htmlFor: id }, option.name), h("div", { className: "tb-control" }, made.element, option.unit ? h("span", { className: "tb-muted" }, option.unit) : null),
           h("p", { id: `${id}-words`, className: "tb-muted" }, option.help, option.effect ? ` ${option.effect}` : ""));
-      }));
+      });
+      const folded = made.filter((_, i) => model.get("fields")[name][i].folded);
+      fields.replaceChildren(...made.filter((one) => !folded.includes(one)), ...(folded.length ? [h("details", { className: "tb-more" },
+        h("summary", {}, `${folded.length} more, that few people change`), h("div", { className: "tb-fields" }, folded))] : []));
       fields.hidden = !model.get("fields")[name].length;
     }
     for (const [field, made] of Object.entries(controls)) if (document.activeElement !== made.element || made.element.tagName !== "INPUT") made.show(settings[field]);
+  }
+
+  // What differs by preset only is drawn anew, so that the focus stays on a button that was pressed.
+  function showPresets(step) {
+    const held = document.activeElement?.dataset?.preset;
+    presets.hidden = why.hidden = !step.presets.length;
+    presets.replaceChildren(...step.presets.map((one) => h("button", {
+      type: "button", "aria-pressed": String(one.name === step.preset), title: one.why, "data-preset": one.name,
+      onclick: () => model.send({ kind: "preset", step: step.name, name: one.name }),
+    }, one.title)));
+    if (held) presets.querySelector(`[data-preset="${held}"]`)?.focus();
+    why.textContent = step.presets.find((one) => one.name === step.preset)?.why || "Choices of your own.";
+  }
+
+  function showFound() {
+    const here = model.get("current") === "model" ? model.get("found") : [];
+    const now = model.get("settings").model?.source, held = document.activeElement?.dataset?.source;
+    found.hidden = !here.length;
+    found.replaceChildren(h("span", { className: "tb-muted" }, "Found here:"), ...here.map((one) => h("button", {
+      type: "button", "aria-pressed": String(one.source === now), "data-source": one.source, title: one.words,
+      onclick: () => model.send({ kind: "set", step: "model", name: "source", value: one.source }),
+    }, h("span", {}, one.label), h("span", { className: "tb-muted" }, one.words))));
+    if (held) [...found.querySelectorAll("button")].find((one) => one.dataset.source === held)?.focus();
+    machine.textContent = model.get("machine") ? `This machine: ${model.get("machine")}` : "";
+    machine.hidden = !model.get("machine");
+  }
+
+  function showBuilds() {
+    const known = model.get("builds");
+    builds.element.hidden = model.get("current") !== "build" || !known.length;
+    if (!builds.element.hidden) builds.show(known, model.get("log"));
   }
 
   function showStep() {
@@ -119,6 +154,7 @@ function render({ model, el }) {
     next.classList.toggle("tb-main", step.state === "done");
     next.hidden = step.name === model.get("steps").at(-1).name;
     before.textContent = step.before.length ? `runs first: ${step.before.join(", ")}` : "";
+    showPresets(step);
     const held = conflicts.contains(document.activeElement);
     conflicts.replaceChildren(...step.conflicts.map((one) => h("div", { className: "tb-conflictline", "data-severity": one.severity },
       h("p", {}, one.reason, " ", h("span", { className: "tb-muted" }, one.remedy)),
@@ -139,7 +175,8 @@ function render({ model, el }) {
 
   function showProgress() {
     const busy = model.get("running"), progress = model.get("progress");
-    bar.hidden = !busy;
+    showBuilds();
+    bar.hidden = !busy || (busy === "build" && !builds.element.hidden && model.get("builds").some((one) => !ENDED.includes(one.state)));
     if (!busy) { cancel.disabled = false; return; }
     const title = model.get("steps").find((step) => step.name === busy)?.title || busy;
     progressText.textContent = `${title}: ${progress.text || "starting"}`;
@@ -148,25 +185,27 @@ function render({ model, el }) {
 
   function tick() {
     const began = model.get("progress").began;
-    progressTime.textContent = began && model.get("running") ? lasted(Date.now() / 1000 - began) : "";
+    progressTime.textContent = began && model.get("running") ? spoken(Date.now() / 1000 - began) : "";
   }
 
   let told = "";
   function everything() {
     showRail();
     showFields();
+    showFound();
     showStep();
     showProgress();
     const now = model.get("steps").filter((step) => ["failed", "done"].includes(step.state)).map((step) => `${step.title} ${step.state}`).join(", ");
     if (now !== told) { told = now; say(now); }
   }
 
+  const settingsChanged = () => { showFields(); showFound(); };
   const showNotice = () => { notice.textContent = model.get("notice"); notice.hidden = !model.get("notice"); };
   const undo = followTheme(model, root, () => {});
   const timer = setInterval(tick, 200);
   const listeners = {
-    "change:steps": everything, "change:settings": showFields, "change:current": everything, "change:running": everything,
-    "change:progress": showProgress, "change:notice": showNotice,
+    "change:steps": everything, "change:settings": settingsChanged, "change:found": showFound, "change:machine": showFound, "change:current": everything, "change:running": everything,
+    "change:progress": showProgress, "change:builds": showProgress, "change:log": showBuilds, "change:notice": showNotice,
   };
   for (const [name, listener] of Object.entries(listeners)) model.on(name, listener);
   everything();
@@ -174,6 +213,7 @@ function render({ model, el }) {
   return () => {
     undo();
     clearInterval(timer);
+    builds.stop();
     for (const [name, listener] of Object.entries(listeners)) model.off(name, listener);
   };
 }

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -17,25 +14,26 @@ from typing import Any
 
 import traitlets
 
-from trtbench_lab.engine.present import bytes_text, seconds_text
+from trtbench_lab.engine.present import seconds_text
 from trtbench_lab.errors import SpecError, TrtbenchError
 from trtbench_lab.results import Result, Table
 from trtbench_lab.results.render import html_table, plain_table
-from trtbench_lab.specs import Spec, find_conflicts, find_warnings
+from trtbench_lab.specs import Gpu, Spec, find_conflicts, find_warnings
 from trtbench_lab.specs.command_line import command_line
 from trtbench_lab.specs.requests import PlanSpec
 
+from .build_watch import BuildWatch, ChildBuild
+from .child_process import CANCEL_S, child, end, gather, message_of
 from .choices import conflict_data, magic_line, plain, python_lines, shell_line
 from .page import Page, heading_html, script, style
+from .path_costs import costs_ahead
 from .path_state import PathState
-from .path_steps import AS_IT_IS, BY_NAME, STEPS, plugin_config, with_all_before
+from .path_steps import BY_NAME, STEPS, plugin_config, quantizes, with_all_before
 from .selector import PluginSelector, QuantSelector
+from .surroundings import gpu_here, machine_words, models_here
 from .throttle import Throttle
 
-_KEPT_LINES = 200  # of what a step printed, for a failure that has no sentence
-_CANCEL_S = 5.0
 _FOLLOW_S = 0.3
-_CONVERT_BYTES_PER_S = 1.0e9  # the planner's figure
 
 _OPEN: weakref.WeakValueDictionary[str, Guide] = weakref.WeakValueDictionary()
 
@@ -58,9 +56,15 @@ class Guide(Page):
         Where checkpoint, engine and the guide's own file are kept; made when the first step runs.
     theme
         ``"auto"``, ``"light"`` or ``"dark"``.
+    estimate
+        Whether to look at the machine and the notebook's folder, and to ask the planner what lies ahead.
 
     Attributes
     ----------
+    machine, found
+        This machine in words, and the models that may be taken: those in the notebook's folder and the demo models.
+    builds, log
+        The build of this session as `BuildMonitor` shows it; empty before there is one.
     steps
         One dictionary a step: state, reason, cost, lines, conflicts, outcome.
     settings
@@ -73,8 +77,8 @@ class Guide(Page):
         Step → its result, loaded from the history.
     """
 
-    _esm = script("forms", "guide")
-    _css = style("forms", "guide")
+    _esm = script("forms", "build_view", "guide")
+    _css = style("forms", "build_view", "guide")
 
     folder = traitlets.Unicode("").tag(sync=True)
     fields = traitlets.Dict().tag(sync=True)
@@ -83,6 +87,10 @@ class Guide(Page):
     current = traitlets.Unicode("model").tag(sync=True)
     running = traitlets.Unicode("").tag(sync=True)
     progress = traitlets.Dict().tag(sync=True)
+    machine = traitlets.Unicode("").tag(sync=True)
+    found = traitlets.List(traitlets.Dict()).tag(sync=True)
+    builds = traitlets.List(traitlets.Dict()).tag(sync=True)
+    log = traitlets.List(traitlets.Dict()).tag(sync=True)
 
     def __init__(self, folder: str | Path = "trtbench-path", *, theme: str = "auto", estimate: bool = True) -> None:
         self._path = PathState.open(folder)
@@ -91,6 +99,8 @@ class Guide(Page):
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()
         self._estimates = estimate
+        self._gpu: Gpu | None = None
+        self._job: ChildBuild | None = None
         self._estimating: threading.Thread | None = None
         self._elder = _at_work(self._path.folder)
         if self._elder is not None:  # the cell was run again while a step runs: the same path, seen once more
@@ -104,6 +114,8 @@ class Guide(Page):
         )
         self._throttle = Throttle(self._send_progress)
         self._refresh()
+        if estimate:
+            threading.Thread(target=self.look_around, name="guide-look-around", daemon=True).start()
         _OPEN[str(self._path.folder)] = self._elder or self
         if self._elder is not None:
             threading.Thread(target=self._follow, args=(self._elder,), name="guide-follow", daemon=True).start()
@@ -131,6 +143,24 @@ class Guide(Page):
                 raise
             self._path.save()
         self._refresh()
+
+    def take_preset(self, step: str, name: str) -> None:
+        """Choose what a preset of the plugins or the quantization names, and the step's beginnings for all else."""
+        presets = {one.name: one for one in BY_NAME[step].presets} if step in BY_NAME else {}
+        if name not in presets:
+            raise SpecError(
+                f"{step} has no preset {name!r}.", where="Guide", remedy=f"Presets: {', '.join(presets) or 'none'}."
+            )
+        self.choose(step, **BY_NAME[step].preset_values(presets[name]))
+
+    def look_around(self) -> None:
+        """Find out about the machine, whose GPU the rules then count with, and the models in the notebook's folder."""
+        self._gpu = gpu_here()
+        with self.hold_sync():
+            self.machine = machine_words()
+            self.found = models_here(leave_out=self._path.folder)
+        if self._gpu is not None:
+            self._refresh()
 
     def use(self, selector: PluginSelector | QuantSelector) -> None:
         """Take over what a selector holds."""
@@ -167,10 +197,16 @@ class Guide(Page):
         if self._elder is not None:
             self._elder.cancel()
         self._cancelled = True
+        if self._job is not None:
+            self._job.cancel()
+        else:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
         process = self._process
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGINT)
-            threading.Thread(target=_end, args=(process,), name="guide-end", daemon=True).start()
+            threading.Thread(target=end, args=(process,), name="guide-end", daemon=True).start()
 
     @property
     def results(self) -> dict[str, Result]:
@@ -206,6 +242,8 @@ class Guide(Page):
         elif kind == "fix":
             names = {path.split(".")[-1]: value for path, value in message["changes"].items()}
             self.choose(step, **names)
+        elif kind == "preset":
+            self.take_preset(step, str(message["name"]))
         elif kind == "run":
             self.run(step)
         elif kind == "all":
@@ -246,6 +284,8 @@ class Guide(Page):
             "cost": self._cost(name),
             "lines": self._lines(name),
             "conflicts": self._conflicts(name),
+            "presets": [{"name": one.name, "title": one.title, "why": one.why} for one in step.presets],
+            "preset": step.preset_of(self._path.settings[name]),
             "html": record.get("html", "") if state in ("done", "stale") else "",
             "does": self._path.request(name) is not None,
             "before": [BY_NAME[one].title for one in with_all_before(name)[:-1] if not self._path.is_done(one)],
@@ -268,7 +308,7 @@ class Guide(Page):
             quant = getattr(asked[1], "quant_config", None)
             facts = [asked[1], *([quant] if name == "quantization" and quant is not None else [])]
         usable = {f"{spec.__name__}.{one}" for spec, names in BY_NAME[name].spec for one in names}
-        found = [*find_conflicts(*facts), *find_warnings(*facts)]
+        found = [*find_conflicts(*facts, gpu=self._gpu), *find_warnings(*facts, gpu=self._gpu)]
         own = set(self._path.settings[name])
         shown = [conflict_data(one, usable) for one in found]
         return [one for one in shown if name != "build" or own & set(one["fields"])]
@@ -285,42 +325,15 @@ class Guide(Page):
         if not plan:
             words.append({"model": "some seconds, nothing is written"}.get(name, "known once the model was looked at"))
             return ", ".join(words)
-        first = (plan.get("predictions") or [{}])[0]
-        weights, engine = bytes_text(plan["checkpoint_bytes"]), bytes_text(plan["engine_bytes"])
-        writing = seconds_text(plan["checkpoint_bytes"] / _CONVERT_BYTES_PER_S)
-        build_s, runs = plan.get("build_s"), int(self._path.settings["benchmark"]["num_runs"]) + 2
-        ahead = {
-            "model": [f"{bytes_text(plan['download_bytes'])} of weights to read or fetch"],
-            "convert": [f"about {writing} of writing", f"{weights} of disk"],
-            "plugins": ["nothing; it is paid at the build"],
-            "quantization": self._quantization_cost(plan),
-            "build": [f"about {seconds_text(build_s)}" if build_s else "time not known", f"{engine} of disk"],
-            "run": self._running_cost(plan, first),
-            "compare": self._running_cost(plan, first, sides=2),
-            "benchmark": self._running_cost(plan, first, sides=2, runs=runs),
-        }
-        return ", ".join([*words, *ahead[name]])
-
-    def _quantization_cost(self, plan: dict[str, Any]) -> list[str]:
-        if self._path.settings["quantization"]["qformat"] == AS_IT_IS:
-            return ["nothing"]
-        return [f"{bytes_text(plan['checkpoint_bytes'])} of disk", "time grows with the model, and with calibration"]
-
-    def _running_cost(self, plan: dict[str, Any], first: dict[str, Any], sides: int = 1, runs: int = 1) -> list[str]:
-        memory = sum(part["bytes"] for part in plan.get("memory", []))
-        words = [f"{bytes_text(memory)} of memory"]
-        if first:
-            tokens = int(self._path.settings["run"]["max_new_tokens"])
-            seconds = (first["ttft_ms"] + tokens * first["itl_ms"]) / 1e3 * sides * runs
-            words.insert(0, f"about {seconds_text(max(seconds, 0.1))} of work after loading")
-        return words
+        return ", ".join([*words, *costs_ahead(self._path.settings, plan)[name]])
 
     def _plan_request(self) -> PlanSpec:
         settings = self._path.settings
         quantization, build = settings["quantization"], settings["build"]
         asked: dict[str, Any] = {"model": settings["model"]["source"], "dtype": settings["convert"]["dtype"]}
-        if quantization["qformat"] != AS_IT_IS:
+        if quantizes(settings):
             asked |= {"quant": quantization["qformat"], "group_size": quantization["group_size"]}
+            asked |= {"kv_cache_dtype": quantization["kv_cache_dtype"]}
             asked |= {"quantize_lm_head": quantization["quantize_lm_head"]}
         return PlanSpec(**asked, backend=build["backend"])
 
@@ -337,9 +350,9 @@ class Guide(Page):
 
     def _ask_planner(self, words: list[str]) -> None:
         data: dict[str, Any] = {}
-        with _child("plan", words) as process:
+        with child("plan", words) as process:
             for line in process.stdout or ():
-                message = _message(line)
+                message = message_of(line)
                 if message.get("type") == "result":
                     data = message["data"]
         self._keep_plan(data, words)
@@ -365,7 +378,9 @@ class Guide(Page):
                 self.running = elder.running
                 self._refresh()
             self.progress = elder.progress
+            self.builds, self.log = elder.builds, elder.log
             elder._thread.join(_FOLLOW_S)
+        self.builds, self.log = elder.builds, elder.log
         self._elder, self.running, self.progress = None, "", {}
         self._refresh()
 
@@ -379,6 +394,8 @@ class Guide(Page):
                 if not self._one(name):
                     break
         finally:
+            self._job = None
+            self._throttle.flush()
             self.running = ""
             self.progress = {}
             self._refresh()
@@ -402,19 +419,25 @@ class Guide(Page):
         words = command_line(verb, spec)
         outcome: dict[str, Any] = {}
         printed: list[str] = []
+        job = ChildBuild(self._interrupt) if verb == "build" else None
+        watch = None if job is None else BuildWatch([job], ["Build"])
+        self._job = job
         try:
-            with _child(verb, words) as process:
+            with child(verb, words) as process:
                 self._process = process
-                reader = threading.Thread(target=_gather, args=(process.stderr, printed), daemon=True)
+                reader = threading.Thread(target=gather, args=(process.stderr, printed), daemon=True)
                 reader.start()
                 for line in process.stdout or ():
-                    message = _message(line)
+                    message = message_of(line)
                     if message.get("type") == "progress":
                         self._throttle.update(step=name, text=message["text"])
+                    elif message.get("type") == "event" and job is not None:
+                        job.take(message["event"])
+                        self._throttle.update(build=watch)
                     elif message.get("type") in ("result", "error"):
                         outcome = message
                 process.wait()
-                reader.join(_CANCEL_S)
+                reader.join(CANCEL_S)
         except OSError as error:
             outcome = {"type": "error", "text": f"The process of this step could not be started: {error}"}
         finally:
@@ -426,56 +449,20 @@ class Guide(Page):
         self._path.finish(
             name, "done" if done else "failed", reason=reason, html=outcome.get("html", ""), id=outcome.get("id", "")
         )
+        if job is not None and watch is not None and watch.builds:
+            job.end("done" if done else "cancelled" if self._cancelled else "failed", "" if done else reason)
+            self._show_build(watch)
         self._refresh()
         return done
 
     def _send_progress(self, values: dict[str, Any]) -> None:
-        self.progress = {**self.progress, **values}
+        watch = values.pop("build", None)
+        if watch is not None:
+            self._show_build(watch)
+        if values:
+            self.progress = {**self.progress, **values}
 
-
-def _gather(stream: Any, lines: list[str]) -> None:
-    for line in stream:
-        lines.append(line.rstrip())
-        del lines[:-_KEPT_LINES]
-
-
-def _message(line: str) -> dict[str, Any]:
-    with contextlib.suppress(ValueError):
-        found = json.loads(line)
-        return found if isinstance(found, dict) else {}
-    return {}
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a process that does not heed the request to stop."""
-    try:
-        process.wait(_CANCEL_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
-@contextlib.contextmanager
-def _child(verb: str, words: list[str]) -> Any:
-    """Start a verb in a process of its own; its stdin stays open as long as this process lives."""
-    roots = [
-        str(Path(module.__file__).parents[1])
-        for name in ("trtbench_lab", "trtbench_widgets")
-        if (module := sys.modules.get(name)) and module.__file__
-    ]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([*roots, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trtbench_widgets.child", verb, *words],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-        errors="replace",
-        env=environment, start_new_session=True,  # an interrupt of the kernel is not meant for it
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
-        _end(process)
+    def _show_build(self, watch: BuildWatch) -> None:
+        watch.ask()
+        with self.hold_sync():
+            self.builds, self.log = watch.builds, watch.log

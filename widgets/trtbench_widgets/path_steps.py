@@ -9,7 +9,7 @@ from typing import Any
 
 from trtbench_lab.specs import BenchConfig, BuildConfig, PluginConfig, SamplingConfig, Spec
 from trtbench_lab.specs.options import OptionInfo
-from trtbench_lab.specs.presets import PLUGIN_PRESETS
+from trtbench_lab.specs.presets import PLUGIN_PRESETS, QUANT_PRESETS, Preset
 from trtbench_lab.specs.requests import (
     BenchSpec,
     BuildSpec,
@@ -39,6 +39,10 @@ class Step:
         The spec its fields come from, and the fields that are asked.
     own
         Fields that no spec has in this form, as `described` gives them.
+    folded
+        Fields that few people ever change: the page shows them when it is asked to.
+    presets
+        Named sets of choices to begin from.
     defaults
         Values to begin with, where they are not the spec's.
     after
@@ -52,6 +56,8 @@ class Step:
     what: str
     spec: tuple[tuple[type[Spec], tuple[str, ...]], ...] = ()
     own: tuple[dict[str, Any], ...] = ()
+    folded: tuple[str, ...] = ()
+    presets: tuple[Preset, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     request: Callable[[Settings, Path], tuple[str, Spec] | None] = lambda settings, folder: None
@@ -60,11 +66,23 @@ class Step:
         """Return the step's fields as a page takes them, defaults filled in."""
         infos = [info for spec, names in self.spec for info in _infos(spec, names)]
         found = [*self.own, *(described(info) for info in infos)]
-        return [{**one, "default": self.defaults.get(one["name"], one["default"])} for one in found]
+        return [
+            {**one, "default": self.defaults.get(one["name"], one["default"]), "folded": one["name"] in self.folded}
+            for one in found
+        ]
 
     def initial(self) -> dict[str, Any]:
         """Return field → value to begin with."""
         return {one["name"]: one["default"] for one in self.fields()}
+
+    def preset_values(self, preset: Preset) -> dict[str, Any]:
+        """Return field → value of a preset, the step's own beginnings for all that it does not name."""
+        initial = self.initial()
+        return {**initial, **{name: plain(value) for name, value in preset.changes.items() if name in initial}}
+
+    def preset_of(self, values: Mapping[str, Any]) -> str:
+        """Return the name of the preset that the values are; empty where they are nobody's."""
+        return next((one.name for one in reversed(self.presets) if self.preset_values(one) == dict(values)), "")
 
 
 def _infos(spec: type[Spec], names: tuple[str, ...]) -> list[OptionInfo]:
@@ -96,11 +114,17 @@ def _convert(settings: Settings, folder: Path) -> tuple[str, Spec]:
 
 
 def _quantize(settings: Settings, folder: Path) -> tuple[str, Spec] | None:
-    values = {name: value for name, value in settings["quantization"].items() if value is not None}
-    if values["qformat"] == AS_IT_IS:
+    if not quantizes(settings):
         return None
+    values = {name: value for name, value in settings["quantization"].items() if value is not None}
     output, dtype = str(folder / "quantized"), settings["convert"]["dtype"]
     return "quantize", QuantizeSpec(source=_source(settings), output_dir=output, dtype=dtype, overwrite=True, **values)
+
+
+def quantizes(settings: Settings) -> bool:
+    """Return whether a quantized checkpoint is written: for smaller weights, or a smaller cache."""
+    chosen = settings["quantization"]
+    return chosen["qformat"] != AS_IT_IS or chosen["kv_cache_dtype"] is not None
 
 
 def plugin_config(settings: Settings) -> PluginConfig:
@@ -113,8 +137,7 @@ def _build(settings: Settings, folder: Path) -> tuple[str, Spec]:
     plugins = {name: v for name, v in settings["plugins"].items() if v != getattr(PluginConfig(), name)}
     chosen: dict[str, Any] = {**values, **({"plugin_config": PluginConfig(**plugins)} if plugins else {})}
     config = BuildConfig(**chosen)
-    quantized = settings["quantization"]["qformat"] != AS_IT_IS
-    checkpoint = folder / ("quantized" if quantized else "checkpoint")
+    checkpoint = folder / ("quantized" if quantizes(settings) else "checkpoint")
     return "build", BuildSpec(
         checkpoint_dir=str(checkpoint), output_dir=str(folder / "engine"), build_config=config, overwrite=True
     )
@@ -150,6 +173,11 @@ def _bench(settings: Settings, folder: Path) -> tuple[str, Spec]:
     )
 
 
+_PLUGINS = (
+    "gpt_attention_plugin", "gemm_plugin", "rmsnorm_plugin", "layernorm_plugin", "swiglu_plugin",
+    "context_fmha", "remove_input_padding", "paged_kv_cache", "tokens_per_block", "use_inflight_batching",
+)  # fmt: skip
+_MORE_PLUGINS = tuple(name for name in PluginConfig.field_names() if name not in _PLUGINS)
 _PROMPT = "Born in north-east France, Soyer trained as a"
 
 STEPS: tuple[Step, ...] = (
@@ -164,15 +192,12 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "plugins", "Plugins", "Choose what the engine computes with plugins, and how attention and cache are laid out.",
-        spec=((PluginConfig, (
-            "gpt_attention_plugin", "gemm_plugin", "rmsnorm_plugin", "layernorm_plugin", "swiglu_plugin",
-            "context_fmha", "remove_input_padding", "paged_kv_cache", "tokens_per_block", "use_inflight_batching",
-        )),),
+        spec=((PluginConfig, (*_PLUGINS, *_MORE_PLUGINS)),), folded=_MORE_PLUGINS, presets=PLUGIN_PRESETS,
         after=("model",),
     ),
     Step(
         "quantization", "Quantization", "Keep the weights as they are, or write a checkpoint with smaller ones.",
-        spec=((QuantizeSpec, ("qformat", "group_size", "quantize_lm_head")),),
+        spec=((QuantizeSpec, ("qformat", "group_size", "quantize_lm_head", "kv_cache_dtype")),), presets=QUANT_PRESETS,
         defaults={"qformat": AS_IT_IS}, after=("convert",), request=_quantize,
     ),
     Step(
@@ -227,4 +252,4 @@ def with_all_before(name: str) -> list[str]:
     return [step.name for step in STEPS if step.name in wanted]
 
 
-__all__ = ["AS_IT_IS", "BY_NAME", "PLUGIN_PRESETS", "STEPS", "Step", "key_of", "with_all_before"]
+__all__ = ["BY_NAME", "STEPS", "Step", "key_of", "plugin_config", "quantizes", "with_all_before"]

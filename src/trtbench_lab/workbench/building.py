@@ -8,6 +8,7 @@ from pathlib import Path
 from ..checkpoint import open_checkpoint
 from ..engine import Engine
 from ..engine import build as build_engine
+from ..engine.dispatch import EventSink
 from ..errors import SpecError
 from ..progress import ProgressSink
 from ..results.steps import BuildStep
@@ -16,8 +17,13 @@ from .keeping import keep
 from .labels import quantization_label
 
 
-def build(spec: BuildSpec, *, progress: ProgressSink | None = None) -> BuildStep:
-    """Build (or take from the cache) the engine of `spec` and return what was done."""
+def build(
+    spec: BuildSpec, *, progress: ProgressSink | None = None, on_event: EventSink | None = None
+) -> BuildStep:
+    """Build (or take from the cache) the engine of `spec` and return what was done.
+
+    `on_event` is called with every `BuildEvent`, for views that show phases, log and memory as the build runs.
+    """
     started = time.monotonic()
     checkpoint_dir = _checkpoint_dir(spec.checkpoint_dir, progress)
     config = open_checkpoint(checkpoint_dir).config
@@ -34,6 +40,7 @@ def build(spec: BuildSpec, *, progress: ProgressSink | None = None) -> BuildStep
         progress=progress,
         overwrite=spec.overwrite,
         use_cache=spec.build_config.use_cache,
+        on_event=on_event,
     )
     return keep(_step(engine, spec, time.monotonic() - started))
 
