@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .guide import Guide
     from .history_browser import HistoryBrowser
     from .layer_errors import LayerErrors
+    from .planner import Planner
     from .rank_monitor import RankMonitor
     from .selector import PluginSelector, QuantSelector
     from .shard_plan import ShardPlan
@@ -25,6 +26,7 @@ _HOMES = {
     "Guide": "guide",
     "HistoryBrowser": "history_browser",
     "LayerErrors": "layer_errors",
+    "Planner": "planner",
     "PluginSelector": "selector",
     "QuantSelector": "selector",
     "RankMonitor": "rank_monitor",
@@ -38,6 +40,7 @@ __all__ = [
     "Guide",
     "HistoryBrowser",
     "LayerErrors",
+    "Planner",
     "PluginSelector",
     "QuantSelector",
     "RankMonitor",

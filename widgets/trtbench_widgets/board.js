@@ -16,6 +16,15 @@ function fieldOf(model, control) {
       ...shared, type: "number", min: control.min, max: control.max, value, style: "width:6.5em",
       onchange: (e) => { if (e.target.validity.valid && e.target.value !== "") put(Number(e.target.value)); },
     });
+  } else if (control.kind === "line") { // what is half typed is no request: it counts when it is left, or by Enter
+    const id = `tb-${Math.random().toString(36).slice(2)}`;
+    input = h("input", {
+      ...shared, type: "text", value: value || "", placeholder: control.placeholder || "", list: control.suggestions ? id : null,
+      spellcheck: false, onchange: (e) => put(e.target.value.trim()),
+    });
+    input.dataset.control = control.name;
+    const offered = control.suggestions ? h("datalist", { id }, control.suggestions.map(([key, words]) => h("option", { value: key }, words))) : null;
+    return h("label", { className: "tb-field tb-line" }, h("span", {}, control.label), input, offered);
   } else {
     let timer = null; // a pause in typing, not each letter, is an update
     input = h("input", {
@@ -36,9 +45,13 @@ function render({ model, el }) {
   const runs = h("div", { className: "tb-runs", role: "group", "aria-label": "Runs" });
   const chooser = h("div", { className: "tb-panel" }, controls, runs);
   const main = h("div", {});
-  root.append(h("header", { className: "tb-top" }, title, summary), notice, chooser, main);
+  const facts = h("dl", { className: "tb-facts" });
+  const table = h("div", { className: "tb-panel" });
+  const actions = h("div", { className: "tb-row tb-actions" });
   el.append(root);
   const say = voice(root);
+  const lines = spellings(say, "This request as a line");
+  root.prepend(h("header", { className: "tb-top" }, title, summary), notice, chooser, facts, table, main, lines.element, actions);
   const cards = new Map();
   let theme = "light";
 
@@ -61,6 +74,24 @@ function render({ model, el }) {
     controls.replaceChildren(...model.get("controls").map((control) => fieldOf(model, control)));
     if (focused) controls.querySelector(`[data-control="${focused}"]`)?.focus();
     head();
+  };
+
+  // Numbers, table, lines and buttons: only where the board has some.
+  const showFacts = () => {
+    const list = model.get("facts"), rows = model.get("table").rows || [], buttons = model.get("actions");
+    facts.hidden = !list.length;
+    facts.replaceChildren(...list.map((fact) => h("div", { className: "tb-fact", "data-state": fact.state || "" },
+      h("dt", {}, fact.label), h("dd", { className: "tb-value" }, fact.value), h("dd", { className: "tb-muted" }, fact.note))));
+    table.hidden = !rows.length;
+    table.replaceChildren(numbersTable(model.get("table").columns || [], rows, 0));
+    lines.element.hidden = !model.get("lines").magic;
+    lines.show(model.get("lines"));
+    const held = document.activeElement?.dataset?.action;
+    actions.hidden = !buttons.length;
+    actions.replaceChildren(...buttons.map((one) => h("button", {
+      type: "button", "data-action": one.kind, disabled: one.disabled, onclick: () => model.send({ kind: one.kind }),
+    }, one.label)));
+    if (held) actions.querySelector(`[data-action="${held}"]`)?.focus();
   };
 
   const syncControls = () => {
@@ -154,10 +185,11 @@ function render({ model, el }) {
   const listeners = {
     "change:heading": head, "change:summary": head, "change:notice": head, "change:controls": showControls,
     "change:values": syncControls, "change:runs": showRuns, "change:shown": showRuns, "change:highlighted": highlight,
-    "change:panels": showPanels,
+    "change:panels": showPanels, "change:facts": showFacts, "change:table": showFacts, "change:lines": showFacts, "change:actions": showFacts,
   };
   for (const [name, listener] of Object.entries(listeners)) model.on(name, listener);
   showControls();
+  showFacts();
   showRuns();
   showPanels();
   return () => {

@@ -15,6 +15,8 @@ from trtbench_lab.errors import TrtbenchError
 from trtbench_lab.reports.figure import caption_of, fluid, min_width_of, numbers_of
 from trtbench_lab.reports.html_figure import fallback_html, figure_payload, theme_payload
 from trtbench_lab.reports.static_svg import figure_image
+from trtbench_lab.results import Table
+from trtbench_lab.results.render import html_table
 
 from .page import Page, heading_html, script, style
 
@@ -33,20 +35,29 @@ class Board(Page):
     heading, summary
         What it is, and what is shown now.
     controls
-        One dictionary a control: ``name``, ``label``, ``kind`` (``"select"``, ``"number"``, ``"text"``), ``options``
-        (pairs of value and label), ``min``, ``max``, ``help``.
+        One dictionary a control: ``name``, ``label``, ``kind`` (``"select"``, ``"number"``, ``"text"``, or ``"line"``:
+        a text that counts once it is left or Enter is pressed), ``options`` (pairs of value and label),
+        ``suggestions``, ``min``, ``max``, ``help``.
     values
         Value of each control by name.
     runs
         One dictionary a run that may be chosen: ``id``, ``label``, ``kind``, ``group``, ``when``, ``numbers``.
     shown, highlighted
         Ids of the runs that are drawn, and of those that stand out in every figure.
+    facts
+        Numbers above the figures: ``label``, ``value``, ``note`` and ``state`` (``"good"``, ``"bad"`` or empty).
+    table
+        ``columns`` and ``rows`` below them; empty for none.
+    lines
+        ``magic``, ``python`` and ``shell``: the same request to copy; empty for none.
+    actions
+        Buttons: ``kind`` of the message that each sends, ``label``, ``disabled``.
     panels
         The figures, as `panel_of` makes them.
     """
 
-    _esm = script("board")
-    _css = style("board")
+    _esm = script("forms", "board")
+    _css = style("forms", "board")
 
     heading = traitlets.Unicode("").tag(sync=True)
     summary = traitlets.Unicode("").tag(sync=True)
@@ -55,6 +66,10 @@ class Board(Page):
     runs = traitlets.List(traitlets.Dict()).tag(sync=True)
     shown = traitlets.List(traitlets.Unicode()).tag(sync=True)
     highlighted = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    facts = traitlets.List(traitlets.Dict()).tag(sync=True)
+    table = traitlets.Dict().tag(sync=True)
+    lines = traitlets.Dict().tag(sync=True)
+    actions = traitlets.List(traitlets.Dict()).tag(sync=True)
     groups = traitlets.Dict().tag(sync=True)
     panels = traitlets.List(traitlets.Dict()).tag(sync=True)
     templates = traitlets.Dict().tag(sync=True)
@@ -85,16 +100,28 @@ class Board(Page):
         """Make the figures anew; boards override it."""
 
     def fallback_html(self) -> str:
-        return heading_html(self.heading, self.summary) + "".join(
-            f'<figure style="margin:12px 0">{figure_image(figure)}'
-            f'<figcaption style="opacity:.72;max-width:70em">{html.escape(caption_of(figure))}</figcaption>'
-            f"<details><summary>The numbers</summary>{fallback_html(figure)}</details></figure>"
-            for figure in self._figures
+        return (
+            heading_html(self.heading, self.summary)
+            + self._facts_html()
+            + "".join(
+                f'<figure style="margin:12px 0">{figure_image(figure)}'
+                f'<figcaption style="opacity:.72;max-width:70em">{html.escape(caption_of(figure))}</figcaption>'
+                f"<details><summary>The numbers</summary>{fallback_html(figure)}</details></figure>"
+                for figure in self._figures
+            )
         )
+
+    def _facts_html(self) -> str:
+        if not self.facts:
+            return ""
+        rows = [(fact["label"], fact["value"], fact["note"]) for fact in self.facts]
+        code = f"<pre>{html.escape(self.lines['magic'])}</pre>" if self.lines else ""
+        return html_table(Table(("", "", ""), rows)) + code
 
     def fallback_text(self) -> str:
         titles = [html.unescape(str(figure.layout.title.text or "")) for figure in self._figures]
-        return "\n".join([f"{self.heading}: {self.summary}", *(f"  {title}" for title in titles)])
+        facts = [f"  {fact['label']}: {fact['value']} ({fact['note']})" for fact in self.facts]
+        return "\n".join([f"{self.heading}: {self.summary}", *facts, *(f"  {title}" for title in titles)])
 
     @traitlets.observe("values")
     def _on_values(self, change: Any) -> None:

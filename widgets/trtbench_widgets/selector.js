@@ -12,8 +12,9 @@ function render({ model, el }) {
   const why = h("p", { className: "tb-muted tb-why" });
   const conflicts = h("div", { className: "tb-conflicts", "aria-label": "Conflicts", role: "region" });
   const choices = h("div", { className: "tb-choices" });
-  const folder = h("input", { type: "text", placeholder: "folder of an engine or checkpoint", "aria-label": "Folder to compare with" });
+  const folder = h("input", { type: "text", placeholder: "its folder", title: "Folder of an engine or checkpoint", "aria-label": "Folder to compare with" });
   const differences = h("div", { className: "tb-differences" });
+  const supportList = h("div", {}, h("p", { className: "tb-muted" }, "The backends are being asked …"));
   el.append(root);
   const say = voice(root);
   const lines = spellings(say, `${model.get("title")} as a line`);
@@ -25,6 +26,7 @@ function render({ model, el }) {
     h("div", { className: "tb-split" },
       choices,
       h("aside", { className: "tb-side" }, conflicts, lines.element,
+        h("div", { className: "tb-panel tb-support" }, h("h4", { className: "tb-title" }, "What each backend supports here"), supportList),
         h("div", { className: "tb-panel tb-against" },
           h("h4", { className: "tb-title" }, "Against another engine"),
           h("div", { className: "tb-row" }, folder, h("button", { type: "button", onclick: compare }, "Compare")), differences))));
@@ -111,11 +113,24 @@ function render({ model, el }) {
     why.textContent = all.find((one) => one.name === now)?.why || "Choices of your own.";
   }
 
+  // Backend by backend, what it does not honour and why, folded under how many it does.
+  function showGaps() {
+    const support = Object.entries(model.get("support"));
+    if (!support.length) return;
+    supportList.replaceChildren(...support.map(([backend, told]) => {
+      const names = Object.keys(told), gaps = names.filter((name) => told[name]);
+      const head = [h("b", {}, backend), ` ${names.length - gaps.length} of ${names.length}`];
+      if (!gaps.length) return h("p", { className: "tb-whole", "data-backend": backend }, head, h("span", { className: "tb-ok" }, " ✓ all"));
+      return h("details", { "data-backend": backend }, h("summary", {}, head, `, ${gaps.length} not`),
+        h("ul", {}, gaps.map((name) => h("li", {}, h("code", {}, name), " ", told[name].startsWith(`${name} `) ? told[name].slice(name.length + 1) : told[name]))));
+    }));
+  }
+
   function showSupport() {
     const support = model.get("support"), values = model.get("values");
     for (const [name, row] of Object.entries(rows)) {
       row.backends.replaceChildren(...Object.entries(support).flatMap(([backend, told]) => {
-        const key = name === "qformat" ? values.qformat : name;
+        const key = name === "qformat" ? values.qformat : name === "kv_cache_dtype" ? `${name}=${values[name]}` : name;
         if (!(key in told)) return [];
         const reason = told[key];
         return [h("span", { className: "tb-backend", "data-ok": String(!reason), title: reason || `${backend} honours it` },
@@ -140,7 +155,7 @@ function render({ model, el }) {
   const valuesChanged = () => { showValues(); showSupport(); };
   const listeners = {
     "change:values": valuesChanged, "change:conflicts": showConflicts, "change:preset": showPresets, "change:lines": showLines,
-    "change:support": showSupport, "change:differences": showDifferences, "change:compared": showDifferences, "change:notice": showNotice,
+    "change:support": () => { showSupport(); showGaps(); }, "change:differences": showDifferences, "change:compared": showDifferences, "change:notice": showNotice,
   };
   for (const [name, listener] of Object.entries(listeners)) model.on(name, listener);
   for (const listener of new Set(Object.values(listeners))) listener();

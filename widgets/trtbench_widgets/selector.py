@@ -25,6 +25,7 @@ from trtbench_lab.specs import (
     find_notes,
     find_warnings,
 )
+from trtbench_lab.specs import Mapping as RankMapping
 from trtbench_lab.specs.conflicts import Gpu, in_words
 from trtbench_lab.specs.presets import PRESETS
 from trtbench_lab.specs.requests import BuildSpec, QuantizeSpec
@@ -33,6 +34,7 @@ from trtbench_lab.specs.requests.convert import KV_CACHE_ALGOS, QFORMAT_ALGOS
 from .choices import conflict_data, described, difference, magic_line, plain, python_lines, shell_line
 from .page import Page, heading_html, script, style
 
+_OF_RANKS = ("nccl_plugin", "use_custom_all_reduce")  # asked about with two ranks: with one they do nothing anywhere
 # Fields of a checkpoint's configuration → the fields of a request that decide them.
 _OWN_NAMES = {"quant_algo": "qformat", "kv_cache_quant_algo": "kv_cache_dtype", "has_zero_point": "zero_point"}
 
@@ -49,8 +51,9 @@ class Selector(Page):
     lines
         ``magic``, ``python`` and ``shell``: the same request in three spellings.
     support
-        Backend → field (or format) → ``""`` where the backend honours it, else the reason why not; filled in a
-        moment after the view is made, since backends are asked themselves.
+        Backend → field (or format, ``"fp8"``; or type of the cache, ``"kv_cache_dtype=int8"``) → ``""`` where the
+        backend honours it, else the reason why not; filled in a moment after the view is made, since backends are
+        asked themselves.
     differences
         Rows of field, this choice and that of the engine or checkpoint held against it.
     """
@@ -188,7 +191,8 @@ class Selector(Page):
 
     def fallback_html(self) -> str:
         code = f"<pre>{html.escape(self.lines.get('magic', ''))}</pre>"
-        return heading_html(self.title, self._summary()) + html_table(self._table()) + code
+        gaps = html_table(self._gaps()) if self.support else ""
+        return heading_html(self.title, self._summary()) + html_table(self._table()) + gaps + code
 
     def fallback_text(self) -> str:
         return f"{self.title}: {self._summary()}\n{plain_table(self._table())}\n\n{self.lines.get('magic', '')}"
@@ -203,6 +207,12 @@ class Selector(Page):
             for option in self.options
         ]
         return Table(("option", "chosen", "default", "what it does"), rows)
+
+    def _gaps(self) -> Table:
+        rows = [
+            (backend, name, reason) for backend, told in self.support.items() for name, reason in told.items() if reason
+        ]
+        return Table(("backend", "does not honour here", "why"), rows)
 
     def _spec_from(self, values: Mapping[str, Any]) -> Any:
         defaults = {option["name"]: option["default"] for option in self.options}
@@ -308,14 +318,15 @@ class PluginSelector(Selector):
         builder, told = backend(name), {}
         for info in PluginConfig.options():
             on: Any = True if info.default in (True, False) else "auto"
-            # A size is no feature, and what "auto" comes to follows from ranks and weights, not from the backend alone.
-            if info.name in ("tokens_per_block", "nccl_plugin") or info.meta.group == "quantization":
+            # A size is no feature, and what "auto" comes to follows from the weights, not from the backend alone.
+            if info.name == "tokens_per_block" or info.meta.group == "quantization":
                 continue
+            over = model.replace(mapping=RankMapping(tp_size=2)) if info.name in _OF_RANKS else model
             paged = {"gpt_attention_plugin": "float16"} if info.meta.group in ("attention", "cache") else {}
             chosen: dict[str, Any] = {**paged, info.name: "float16" if info.name == "gpt_attention_plugin" else on}
             asked = PluginConfig(**chosen)
             try:
-                done = builder.resolve(model, BuildConfig(plugin_config=asked))
+                done = builder.resolve(over, BuildConfig(plugin_config=asked))
             except TrtbenchError as error:
                 told[info.name] = str(error.what)
                 continue
@@ -398,12 +409,20 @@ class QuantSelector(Selector):
         builder, told = backend(name), {}
         for word in QFORMAT_ALGOS:
             quant = QuantizeSpec(source=self.source, qformat=word).quant_config
-            try:
-                builder.resolve(model.replace(quantization=quant), BuildConfig())
-                told[word] = ""
-            except TrtbenchError as error:
-                told[word] = error.what
+            told[word] = _refusal(builder, model.replace(quantization=quant))
+        for word in KV_CACHE_ALGOS:
+            quant = QuantizeSpec(source=self.source, qformat="full_prec", kv_cache_dtype=word).quant_config
+            told[f"kv_cache_dtype={word}"] = _refusal(builder, model.replace(quantization=quant))
         return told
+
+
+def _refusal(builder: Any, model: ModelConfig) -> str:
+    """Return why a backend cannot build a model; empty where it can."""
+    try:
+        builder.resolve(model, BuildConfig())
+    except TrtbenchError as error:
+        return str(error.what)
+    return ""
 
 
 def demo_config() -> ModelConfig:

@@ -22,10 +22,18 @@ _RECENT = 200  # stored plans and benchmarks that are looked through
 
 
 def plan(spec: PlanSpec, *, progress: ProgressSink | None = None) -> PlanResult:
-    """Return what a model will need and reach; of a hub's model only config.json is fetched."""
+    """Return what a model will need and reach, and keep it; of a hub's model only config.json is fetched."""
     output = Path(spec.output).expanduser() if spec.output is not None else None
     if output is not None:
         check_ending(output)
+    result = keep(predicted(spec, progress=progress))
+    if output is not None:
+        _write(output, result)
+    return result
+
+
+def predicted(spec: PlanSpec, *, progress: ProgressSink | None = None) -> PlanResult:
+    """Return the plan of a request, with what was measured of the same; nothing is kept or written."""
     if len(spec.gpu) > 1 and not spec.target:
         raise SpecError(
             f"{len(spec.gpu)} GPUs are named, and one is planned.",
@@ -59,10 +67,7 @@ def plan(spec: PlanSpec, *, progress: ProgressSink | None = None) -> PlanResult:
             label=label,
             name=spec.name,
         )
-    result = keep(result.replace(spec=spec.to_dict(), checks=_earlier(result)))
-    if output is not None:
-        _write(output, result)
-    return result
+    return result.replace(spec=spec.to_dict(), checks=_earlier(result))
 
 
 def _config_place(model: str, progress: ProgressSink | None) -> tuple[Path, str | None]:
