@@ -161,6 +161,8 @@ class Notebook:
         """Take the element's picture at three widths in two themes, into ``build/screenshots``."""
         PICTURES.mkdir(parents=True, exist_ok=True)
         taken = []
+        self.page.mouse.move(0, 0)  # no tooltip, no ring of an earlier test
+        self.page.evaluate("document.activeElement.blur()")
         for theme, label in THEMES.items():
             self.page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{ theme: '{label}' }})")
             is_light = "true" if theme == "light" else "false"

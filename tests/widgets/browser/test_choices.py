@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from .keyboard import walk
 from .lab import CELLS_S, Notebook
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -28,6 +29,7 @@ jobs = [Job(), Job(ranks=2)]
 monitor = BuildMonitor(*jobs, labels=['float16', 'INT4, two ranks'], interval_s=0.1); monitor
 """,
 ]
+VIEWS = (".tb-selector[aria-label=Plugins]", ".tb-selector[aria-label=Quantization]", ".tb-builds")
 GUIDE = ["from trtbench_widgets import Guide\nguide = Guide('path'); guide"]
 
 
@@ -90,6 +92,26 @@ def test_quantization_is_chosen_by_keyboard_alone(notebook: Notebook):
     clean(notebook)
 
 
+def test_gaps_of_each_backend_are_opened_by_keyboard(notebook: Notebook):
+    view = notebook.widget(".tb-selector[aria-label=Plugins]")
+    told = notebook.python("{name: sorted(k for k, v in told.items() if v) for name, told in plugins.support.items()}")
+    assert told["onnxruntime"]
+    for backend, names in told.items():
+        box = view.locator(f".tb-support [data-backend={backend}]")
+        if names:
+            box.locator("summary").focus()
+            keys(notebook, "Enter")
+            assert sorted(box.locator("li code").all_inner_texts()) == names
+
+
+@pytest.mark.parametrize(
+    "selector", [".tb-selector[aria-label=Plugins]", ".tb-selector[aria-label=Quantization]", ".tb-builds"]
+)
+def test_tab_goes_through_every_control_in_order_with_its_ring_in_sight(notebook: Notebook, selector: str):
+    notebook.widget(selector)
+    assert len(walk(notebook, selector)) >= 3
+
+
 def test_selectors_are_pictured(notebook: Notebook):
     notebook.python("plugins.choose(gpt_attention_plugin='disable')")
     assert len(notebook.pictures(".tb-selector[aria-label=Plugins]", "plugin-selector")) == 6
@@ -116,6 +138,20 @@ def test_guide_goes_from_an_empty_folder_to_a_comparison_by_clicks_and_over_a_re
     notebook = open_notebook("guide", GUIDE)
     view = notebook.widget(".tb-guide")
     assert set(notebook.python("list(guide.states().values())")) == {"not begun"}
+    view.locator(".tb-machine", has_text="This machine: ").wait_for()
+    view.get_by_role("button", name="demo:llama").click()
+    notebook.until("guide.settings['model']['source']", "demo:llama")
+    view.get_by_role("button", name="demo:gpt2").click()
+    notebook.until("guide.settings['model']['source']", "demo:gpt2")
+    for step in notebook.python("[step['name'] for step in guide.steps]"):
+        view.locator(f"[data-step={step}]").click()
+        notebook.until("guide.current", step)
+        walk(notebook, ".tb-guide")
+    view.locator("[data-step=plugins]").click()
+    for name in ("safest", "fastest", "trtllm-0.16"):
+        view.locator(f"[data-preset='{name}']").click()
+        notebook.until("next(step['preset'] for step in guide.steps if step['name'] == 'plugins')", name)
+    assert len(notebook.pictures(".tb-guide", "guide-plugins")) == 6
     view.locator("[data-step=convert]").click()
     view.locator("[data-do=run]").click()  # the model is looked at first
     notebook.until("guide.states()['convert']", "done", PATH_S)
@@ -141,6 +177,15 @@ def test_guide_goes_from_an_empty_folder_to_a_comparison_by_clicks_and_over_a_re
     assert view.locator(".tb-outcome").inner_text().strip()
     assert notebook.python("guide.results['compare'].kind") == "compare"
     assert len(notebook.pictures(".tb-guide", "guide")) == 6
+
+    # The build is watched where it was asked for: phases, log and memory, as the monitor of builds shows them.
+    view.locator("[data-step=build]").click()
+    watched = view.locator(".tb-watch")
+    watched.locator(".tb-build[data-state=done]").wait_for()
+    assert watched.locator(".tb-phase[data-state=done]").count() >= 3
+    assert watched.locator(".tb-phase[data-state=running]").count() == 0
+    walk(notebook, ".tb-guide")
+    assert len(notebook.pictures(".tb-guide", "guide-build")) == 6
 
     # A choice made anew tells which steps it makes stale; arrow keys go through the steps.
     view.locator("[data-step=build]").click()

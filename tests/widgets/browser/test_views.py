@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from .keyboard import walk
 from .lab import Notebook
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -56,7 +57,12 @@ ranks = RankMonitor(world, interval_s=0.1); ranks
     "history = HistoryBrowser(); history",
     "plan = ShardPlan('demo:gpt2', tp_size=2, pp_size=2); plan",
     "errors = LayerErrors(); errors",
+    "from trtbench_widgets import Planner\nplanner = Planner('demo:llama', gpu='H200'); planner",
 ]
+VIEWS = (
+    ".tb-board[aria-label=Dashboard]", ".tb-sbs", ".tb-ranks", ".tb-history", ".tb-board[aria-label='Shard plan']",
+    ".tb-board[aria-label='Layer errors']", ".tb-board[aria-label=Plan]",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +219,59 @@ def test_dashboard_pictures(notebook: Notebook):
     assert len(notebook.pictures(".tb-board[aria-label=Dashboard]", "dashboard")) == 6
 
 
+# ---- every view by keyboard ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("selector", VIEWS)
+def test_tab_goes_through_every_control_in_order_with_its_ring_in_sight(notebook: Notebook, selector: str):
+    notebook.widget(selector)
+    assert len(walk(notebook, selector)) >= 3
+
+
+# ---- Planner ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_follows_its_controls_by_mouse_and_keyboard(notebook: Notebook):
+    view = notebook.widget(".tb-board[aria-label=Plan]")
+    drawn(view, 2)
+    view.get_by_label("Quantization").select_option("int8_wo")
+    notebook.until("planner.plan.quantization", "W8A16, per channel")
+    view.get_by_label("Batch sizes").fill("1;8;64")
+    keys(notebook, "Enter")
+    notebook.until("[item.batch_size for item in planner.plan.predictions]", [1, 8, 64])
+    assert view.locator(".tb-panel tbody tr").count() == 3
+    view.get_by_label("Tensor parallel").focus()
+    keys(notebook, "ArrowDown")
+    notebook.until("planner.plan.tp_size", 2)
+    view.get_by_label("Target").fill("itl_ms=5")
+    keys(notebook, "Tab")
+    drawn(view, 3)
+    assert view.locator(".tb-fact", has_text="Cheapest for itl_ms=5").get_attribute("data-state") == "good"
+    view.get_by_label("Tensor parallel").select_option("16")
+    view.locator(".tb-fact[data-state=bad]", has_text="do not divide by tp_size 16").wait_for()
+    view.get_by_label("Tensor parallel").select_option("2")
+    view.get_by_label("GPU").select_option("T4")
+    notebook.until("planner.plan.gpu", "T4")
+    view.get_by_label("Batch sizes").fill("many")
+    keys(notebook, "Enter")
+    view.get_by_role("alert").get_by_text("must be batch sizes").wait_for()
+    view.get_by_label("Batch sizes").fill("1;8;64")
+    keys(notebook, "Enter")
+    notebook.until("planner.notice", "")
+    view.get_by_role("tab", name="Shell").click()
+    assert view.locator("pre.tb-code").inner_text() == notebook.python("planner.lines['shell']")
+    view.get_by_role("button", name="Keep in history").focus()
+    keys(notebook, "Enter")
+    view.get_by_role("button", name=re.compile("Kept as")).wait_for()
+    notebook.until("[row.id for row in store.query(kind='plan')] == [planner.plan.id]", True)
+    notebook.python("store.delete([planner.plan.id])")
+
+
+def test_plan_pictures(notebook: Notebook):
+    drawn(notebook.widget(".tb-board[aria-label=Plan]"), 3)
+    assert len(notebook.pictures(".tb-board[aria-label=Plan]", "planner")) == 6
+
+
 # ---- SideBySide ------------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +315,7 @@ def test_side_by_side_tokens_prompts_and_replay_by_keyboard(notebook: Notebook):
     view.get_by_label("Replay the streams").focus()
     keys(notebook, "Enter")
     lane.locator(".tb-chip").nth(23).wait_for(timeout=30_000)
+    assert any(stop["role"] == "listbox" for stop in walk(notebook, ".tb-sbs"))
     view.get_by_role("tab", name="Prompt 1").click()
 
 
