@@ -64,3 +64,15 @@ def test_ten_thousand_tensors_are_drawn_two_levels_at_a_time():
     assert time.perf_counter() - began < 30  # a quadratic look-up would take minutes
     assert len(tree.ids) > 10_000
     assert tree.maxdepth == 3
+
+
+def test_words_stand_out_from_their_areas(plan: ShardPlan):
+    def luminance(colour: str) -> float:  # WCAG 2, relative luminance
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    (tree,) = shard_treemap(plan).data
+    for ground, ink in set(zip(tree.marker.colors, tree.textfont.color, strict=True)):
+        light, dark = sorted((luminance(ground), luminance(ink)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (ground, ink)

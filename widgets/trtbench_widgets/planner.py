@@ -101,7 +101,7 @@ class Planner(Board):
         self.plan = plan
         figures = [("memory", "", plan_memory(plan)), ("roofline", "", plan_roofline(plan))]
         if plan.target:
-            figures.insert(1, ("choices", "", plan_choices(plan)))
+            figures.append(("choices", "", plan_choices(plan)))
         with self.hold_sync():
             self.facts = facts_of(plan)
             self.table = _speeds(plan) if len(plan.predictions) > 1 else {}

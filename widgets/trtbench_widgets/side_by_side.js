@@ -96,7 +96,7 @@ class Lane {
       const look = part === null || i < part ? "tb-same" : i === part ? "tb-part" : "tb-after";
       const shown = piece === "" ? "⋯" : piece.replace(/\n/g, "⏎\n");
       this.chips.append(h("span", {
-        role: "option", "aria-selected": "false", id: `${this.uid}-${i}`, className: `tb-chip ${look}`,
+        role: "option", "aria-selected": "false", id: `${this.uid}-${i}`, className: `tb-chip${shown.includes("\n") ? " tb-newline" : ""} ${look}`,
         "aria-label": `${piece || "part of a character"}${i === part ? ", first difference" : ""}`,
       }, shown));
     }

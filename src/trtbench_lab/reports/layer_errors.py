@@ -84,7 +84,11 @@ def layer_errors(result: Result, *, value: str | None = None, theme: str = "auto
             text=[["" if cell is None else f"{cell:.2g}" for cell in row] for row in grid],
             texttemplate="%{text}" if len(lines) * len(parts) <= 400 else None,
             colorscale=[[i / (len(_SCALE) - 1), colour] for i, colour in enumerate(_SCALE)],
-            colorbar={"title": {"text": "log₁₀" if logarithmic else ""}, "thickness": 12},
+            colorbar={
+                "title": {"text": "log₁₀" if logarithmic else "", "font": {"size": 12}},
+                "tickfont": {"size": 11},
+                "thickness": 12,
+            },
             xgap=2,
             ygap=2,
             hoverongaps=False,

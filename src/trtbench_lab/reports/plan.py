@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 from ..benchmark.planner.result import PlanResult
 from ..results import Table
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 GIB = float(1 << 30)
-MOST_NAMED = 8
+MOST_NAMED = 3
 
 
 def plan_memory(plan: PlanResult, *, theme: str = "auto") -> go.Figure:
@@ -39,6 +40,7 @@ def plan_memory(plan: PlanResult, *, theme: str = "auto") -> go.Figure:
         xaxis=axis("GiB", range=[0, 1.08 * max(capacity, plan.memory_bytes / GIB)]),
         yaxis={"visible": False},
         showlegend=True,
+        legend={"traceorder": "normal"},
         annotations=[
             {
                 "text": f"{escaped(plan.gpu)}: {capacity:,.1f} GiB",
@@ -123,8 +125,8 @@ def plan_choices(plan: PlanResult, *, theme: str = "auto") -> go.Figure:
     asked = " ".join(f"{name}={limit:g}" for name, limit in plan.target.items())
     figure = new_figure(f"{title} {asked}", _subtitle(plan), theme=theme, height=420)
     formats = list(dict.fromkeys(choice.quantization for choice in plan.choices))
-    meeting = [choice for choice in plan.choices if choice.meets]
-    named = plan.choices if len(plan.choices) <= MOST_NAMED else meeting[:MOST_NAMED]  # more would cover each other
+    # More names would cover each other: the choice that is recommended has its own, the others theirs in tooltips.
+    named = plan.choices if len(plan.choices) <= MOST_NAMED else [plan.cheapest]
     for index, quantization in enumerate(formats):
         members = [choice for choice in plan.choices if choice.quantization == quantization]
         figure.add_trace(
@@ -148,15 +150,25 @@ def plan_choices(plan: PlanResult, *, theme: str = "auto") -> go.Figure:
         )
     if "itl_ms" in plan.target:
         figure.add_hline(y=plan.target["itl_ms"], line={"color": REFERENCE, "dash": "dash"})
+    memory = [choice.memory_bytes * choice.gpus / GIB for choice in plan.choices]
+    latency = [choice.itl_ms for choice in plan.choices] + [v for name, v in plan.target.items() if name == "itl_ms"]
     figure.update_layout(
-        xaxis=axis("memory of all ranks (GiB)", type="log"),
-        yaxis=axis("predicted inter-token latency (ms)", type="log"),
+        xaxis=axis("memory of all ranks (GiB)", type="log", **_ticks(memory)),
+        yaxis=axis("predicted inter-token latency (ms)", type="log", **_ticks(latency)),
         showlegend=True,
     )
     best = plan.cheapest
     answer = "nothing weighed meets it" if best is None else f"cheapest: {best.gpus} × {best.gpu}, {best.quantization}"
     caption = f"Predicted; filled dots meet {asked} and fit; {answer}."
     return described(figure, caption, plan.choice_table)
+
+
+def _ticks(values: list[float]) -> dict[str, Any]:
+    """Return ticks at 1, 2 and 5 of each decade of a logarithmic axis, or at the decades where there are many."""
+    first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    ticks = [step * 10.0**decade for decade in range(first, last + 1) for step in steps]
+    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def _subtitle(plan: PlanResult) -> str:

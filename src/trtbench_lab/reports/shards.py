@@ -25,7 +25,8 @@ PARTS = {
 }
 
 
-_FRAME = "#5B6472"  # of ranks and layers, whose names are white
+_FRAME = "#5B6472"  # of ranks and layers
+_DARK_INK, _DARK_LUMINANCE = "#10141A", 0.007
 
 
 def part_of(row: ShardRow) -> str:
@@ -74,15 +75,15 @@ def shard_treemap(plan: ShardPlan, *, contains: str = "", theme: str = "auto") -
             text=nodes.texts,
             customdata=[_size(value) for value in nodes.values],
             texttemplate="%{label}<br>%{customdata}",
-            # Dark words on the palette's light orange, white on the rest: at least 4:1 everywhere.
-            textfont={"color": ["#1F2430" if c == OKABE_ITO[4] else "#FFFFFF" for c in nodes.colours], "size": 12},
+            textfont={"color": [_ink(colour) for colour in nodes.colours], "size": 12},
             hovertemplate="<b>%{label}</b><br>%{customdata}, %{percentParent:.1%} of its parent<br>%{text}"
             "<extra></extra>",
             tiling={"pad": 2},
             pathbar={"visible": True, "thickness": 22},
         )
     )
-    figure.update_layout(margin={"l": 8, "r": 8, "t": 92, "b": 8})
+    # Words that would have to be smaller than 9 pixels are left out: the area's name stands in its tooltip.
+    figure.update_layout(margin={"l": 8, "r": 8, "t": 92, "b": 8}, uniformtext={"minsize": 9, "mode": "hide"})
     caption = (
         "An area is a tensor's bytes in its rank's file; a click goes into a rank or layer, the bar above leads back. "
         "Blue: attention, green: mlp, orange: embedding, vermillion: head, grey: norms and what is shared."
@@ -122,6 +123,7 @@ def shard_balance(plan: ShardPlan, *, contains: str = "", theme: str = "auto") -
         xaxis=axis(f"bytes ({unit})", rangemode="tozero"),
         yaxis={"autorange": "reversed", "gridcolor": "rgba(0,0,0,0)"},
         showlegend=True,
+        legend={"traceorder": "normal"},
         annotations=[
             {
                 "x": total / divisor,
@@ -146,6 +148,16 @@ def shard_balance(plan: ShardPlan, *, contains: str = "", theme: str = "auto") -
         for rank, label in enumerate(labels)
     ]
     return described(figure, caption, Table(columns, table), min_width_px=520)
+
+
+def _ink(colour: str) -> str:
+    """Return black-ish or white words for a ground, whichever stands out more: at least 4.5:1 on this palette."""
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    ]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return _DARK_INK if (luminance + 0.05) / (_DARK_LUMINANCE + 0.05) > 1.05 / (luminance + 0.05) else "#FFFFFF"
 
 
 def shard_table(rows: list[ShardRow]) -> Table:
