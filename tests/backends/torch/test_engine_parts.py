@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import zipfile
 from pathlib import Path
 
@@ -97,6 +98,27 @@ def test_timings_survive_a_file_and_only_for_the_machine_that_took_them(
     assert tuning.read_cache(path).choices == {}
     tuning.write_cache(path, tuning.ChoiceTable({"k": Choice("library")}))
     assert len(json.loads(path.read_text())["entries"]) == 2
+
+
+def _write_choices(path: Path, number: int) -> None:
+    for step in range(20):
+        key = f"{number}-{step}"
+        tuning.write_cache(path, tuning.ChoiceTable({key: Choice("library")}, {key: {"library": 1.0}}))
+
+
+def test_ranks_that_are_built_side_by_side_share_their_timings(tmp_path: Path) -> None:
+    path = tmp_path / "model.cache"
+    ranks = [multiprocessing.get_context("fork").Process(target=_write_choices, args=(path, i)) for i in range(3)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+        assert rank.exitcode == 0
+    table = tuning.read_cache(path)
+    assert len(table.choices) == len(table.times_us) == 60
+    assert [file.name for file in tmp_path.iterdir()] == ["model.cache"]
+    tuning.write_cache(path, tuning.ChoiceTable({"0-0": Choice("matvec", block_n=2)}))
+    assert tuning.read_cache(path).choices["0-0"].kernel == "matvec"  # timed anew: the later one holds
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "other", "entries": []}'])

@@ -14,6 +14,7 @@ from ....plugins.matmul import tuning as matmul_tuning
 from ....plugins.matmul.candidates import candidates
 from ....plugins.matmul.choice import Choice, Problem
 from ....plugins.matmul.launch import Workspace, problem_of
+from ....storage import folder_lock, write_json
 from .lowered import LoweredModel, Product
 
 FORMAT = "trtbench-torch-tuning-1"
@@ -25,6 +26,8 @@ PROMPT_COUNT = 4096
 """Token count that stands for prompts, for products with kernels that beat the library's there: INT8 by INT8."""
 GEMM_KINDS = ("dense", "fp8", "fp8_fp8")
 """Kinds of weights whose products `gemm_plugin` is about; the others have plugins of their own names."""
+_WAIT_S = 60.0
+"""Longest wait for another rank that writes its timings; that takes milliseconds."""
 CANDIDATES_BY_LEVEL = {0: 0, 1: 4, 2: 8, 3: 16, 4: 24, 5: 64}
 
 
@@ -134,17 +137,23 @@ def read_cache(path: Path) -> ChoiceTable:
 
 
 def write_cache(path: Path, table: ChoiceTable) -> None:
-    """Write the table for this GPU and these versions; what the file holds for others stays."""
+    """Merge the table into the file, which ranks that are built side by side extend meanwhile.
+
+    What the file holds for other GPUs and versions stays; of this one's choices, `table`'s come before the file's.
+    """
     here = environment()
-    others: list[Any] = []
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] == FORMAT:
-            others = [entry for entry in content["entries"] if entry["environment"] != here]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    entries = [*others, {"environment": here, **table.to_dict()}]
-    path.write_text(json.dumps({"format": FORMAT, "entries": entries}, indent=1), encoding="utf-8")
+    with folder_lock(path, timeout_s=_WAIT_S):
+        others: list[Any] = []
+        earlier = read_cache(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] == FORMAT:
+                others = [entry for entry in content["entries"] if entry["environment"] != here]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        merged = ChoiceTable({**earlier.choices, **table.choices}, {**earlier.times_us, **table.times_us})
+        entries = [*others, {"environment": here, **merged.to_dict()}]
+        write_json(path, {"format": FORMAT, "entries": entries})
 
 
 def tune(
