@@ -90,7 +90,7 @@ class PendingCell:
             for rank in self.ranks
         }
         self._metadata = {rank: world.metadata_of(asked) for rank, asked in self._asked.items()}
-        world.mark(self.ranks, "busy")
+        world.roster.mark(self.ranks, "busy")
 
     # ---- from outside -------------------------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ class PendingCell:
                 # A carriage return makes ipyparallel rewrite the last line: then what stands there is shown again.
                 piece = text[read:] if len(text) > read else text[text.rfind("\n") + 1 :]
                 self._read[rank, stream] = len(text)
-                self._world.mark_line(rank, piece)
+                self._world.roster.mark_line(rank, piece)
                 self._view.on_text(rank, stream, piece)
         outputs = list(metadata.get("outputs") or ())
         for content in outputs[self._shown[rank] :]:
@@ -234,7 +234,7 @@ class PendingCell:
         if outcome.failure is not None and self._first_failure is None:
             self._first_failure = time.monotonic()
         state = "idle" if outcome.failure is None else "failed"
-        self._world.mark([rank], state)
+        self._world.roster.mark([rank], state)
         self._view.on_end(rank, state, outcome.seconds)
         self._world.forget(asked)
 
@@ -244,13 +244,13 @@ class PendingCell:
     # ---- ends that nobody wished for ----------------------------------------------------------------------------
 
     def _check_alive(self) -> None:
-        dead = self._world.dead_ranks()
+        dead = self._world.roster.dead()
         if not dead:
             return
         self._collect()  # what it still said
         words = self._world.last_words(dead)
         self._world.give_up(dead)
-        running = ", ".join(self._world.describe(rank) for rank in dead)
+        running = ", ".join(self._world.roster.describe(rank) for rank in dead)
         self._fail(
             DeadRankError(
                 f"{ranks_in_words(dead).capitalize()} died: {running}.",
@@ -264,9 +264,9 @@ class PendingCell:
         """Interrupt the ranks that still run, replace those that do not heed it, and raise."""
         stood = self._where_they_stand() if stacks else ""
         interrupted = self.running
-        self._world.interrupt(interrupted)
+        self._world.roster.interrupt(interrupted)
         until = time.monotonic() + _HEED_S
-        while self.running and time.monotonic() < until and not self._world.dead_ranks():
+        while self.running and time.monotonic() < until and not self._world.roster.dead():
             concurrent.futures.wait(
                 [self._asked[rank] for rank in self.running], _LOOK_EVERY_S, concurrent.futures.FIRST_COMPLETED
             )
@@ -275,7 +275,7 @@ class PendingCell:
         details = stood
         if stuck:
             details = stood or self._where_they_stand()
-            self._world.mark(stuck, "stuck")
+            self._world.roster.mark(stuck, "stuck")
             for rank in stuck:
                 self._view.on_end(rank, "stuck", time.monotonic() - self._began)
             what += f" {ranks_in_words(stuck).capitalize()} could not be interrupted:\n{details}"

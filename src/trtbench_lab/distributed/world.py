@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,24 +16,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import psutil
-
 from ..errors import SpecError, WorldError, require
 from ..progress import ProgressSink, phase
 from .cell import GRACE_S, PendingCell, ranks_from
-from .engine import STACK_SIGNAL, gpus_here, stack_name
+from .engine import gpus_here
 from .faults import ranks_in_words
 from .keeper import end_processes
 from .names import FOLDER, FOLDER_PREFIX, RANKS, WORLD
 from .places import LocalPlace, Place, SlurmPlace
 from .rank import RankInfo, prepare
 from .results import RankResults
+from .roster import Roster
 from .slurm import SlurmOptions
-from .stacks import places_from_dump, text_from_places
 from .status import RankStatus
 from .view import CellView, NoView
 
-_STACK_S = 1.0
 _SILENT_S = 120.0
 
 _current: World | None = None
@@ -96,16 +92,11 @@ class World:
         self._place: Place | None = None
         self._cluster: Any = None
         self._client: Any = None
-        self._infos: dict[int, RankInfo] = {}
-        self._engines: dict[int, int] = {}
+        self.roster = Roster(self.world_size)
         self._known_engines: set[str] = set()
-        self._processes: dict[int, psutil.Process] = {}
-        self._states: dict[int, tuple[str, float]] = {}
-        self._lines: dict[int, str] = {}
         self._starts = 0
         self._cells = 0
         self._suspicious = False
-        self._down = ""
         self._pending: PendingCell | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
         self._restart: threading.Thread | None = None
@@ -133,7 +124,7 @@ class World:
             return "stopped"
         if self._restart is not None and self._restart.is_alive():
             return "starting"
-        return "down" if self._down else "running" if self._infos else "starting"
+        return "down" if self.roster.down else "running" if self.roster.is_complete else "starting"
 
     def start(self, progress: ProgressSink | None = None) -> None:
         """Start the ranks and wait until all have answered.
@@ -180,12 +171,13 @@ class World:
         if os.getpid() != self._owner:
             return  # a fork of this process: the ranks are not its own
         with self._lock:
-            place, self._cluster, self._infos = self._place, None, {}
-            self._mark_all("stopped")
+            place, self._cluster = self._place, None
+            self.roster.clear()
+            self.roster.mark_all("stopped")
             if self._client is not None:
                 with contextlib.suppress(Exception):
                     self._client.close(linger=0)
-                self._client = None
+                self._client = self.roster.client = None
             if place is not None and self._folder is not None:
                 place.end(self._folder)
             end_processes(self.id)
@@ -233,8 +225,9 @@ class World:
         """Start the ranks under the running controller and learn who they are."""
         place = self._started_place()
         self._starts += 1
-        self._infos, self._down, self._suspicious = {}, "", False
-        self._mark_all("starting")
+        self.roster.clear()
+        self.roster.down, self._suspicious = "", False
+        self.roster.mark_all("starting")
         place.start_ranks(self._cluster, self.world_size)
         client = self._connect()
         until = None if self._start_timeout_s is None else time.monotonic() + self._start_timeout_s
@@ -264,7 +257,7 @@ class World:
     def _connect(self) -> Any:
         if self._client is None:
             with contextlib.redirect_stdout(sys.stderr):
-                self._client = self._cluster.connect_client_sync(timeout=30)
+                self._client = self.roster.client = self._cluster.connect_client_sync(timeout=30)
         return self._client
 
     def _check_start(self, until: float | None, started: int) -> None:
@@ -292,17 +285,7 @@ class World:
                 where="%trt_mpi start",
                 remedy="%trt_doctor --mpi shows both and what to install.",
             )
-        with self._lock:
-            self._infos = {info.rank: info for info in sorted(by_engine.values(), key=lambda info: info.rank)}
-            self._engines = {info.rank: engine for engine, info in by_engine.items()}
-            here = os.uname().nodename
-            self._processes = {}
-            for rank, info in self._infos.items():
-                if info.host == here:
-                    with contextlib.suppress(psutil.Error):
-                        self._processes[rank] = psutil.Process(info.pid)
-            self._lines = {}
-            self._mark_all("idle")
+        self.roster.fill(by_engine)
 
     def _end_ranks(self) -> None:
         self._started_place().end_ranks()
@@ -311,7 +294,7 @@ class World:
     def replace_ranks(self) -> None:
         """End the ranks at once and start new ones behind the notebook's back; the next cell waits for them."""
         self._end_ranks()
-        self._infos = {}
+        self.roster.clear()
         self._restart_fault = None
 
         def start() -> None:
@@ -409,9 +392,9 @@ class World:
         self._await_restart()
         if self._cluster is None:
             raise WorldError("There are no ranks.", where="%%trt_mpi", remedy="Start them with: %trt_mpi start")
-        if not self._down and (dead := self.dead_ranks()):
+        if not self.roster.down and (dead := self.roster.dead()):
             self.give_up(dead)
-        if self._down:
+        if self.roster.down:
             self.restart()
         self._pending = PendingCell(
             self,
@@ -427,7 +410,7 @@ class World:
 
     def ask(self, rank: int, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         """Send a call to a rank; return ipyparallel's future of it."""
-        return self._client[self._engines[rank]].apply_async(function, *arguments, **keywords)
+        return self._client[self.roster.engine_of(rank)].apply_async(function, *arguments, **keywords)
 
     def metadata_of(self, asked: Any) -> Mapping[str, Any]:
         """Return what has arrived of a call: output, displays, data."""
@@ -438,106 +421,20 @@ class World:
 
     def status(self) -> tuple[RankStatus, ...]:
         """Return what is known of each rank, in order; no rank is asked, so it costs microseconds."""
-        now = time.monotonic()
-        # Once a death is known the others were ended with it; who died first is on record.
-        dead = set() if self._down else set(self.dead_ranks())
-        with self._lock:
-            found = []
-            for rank in range(self.world_size):
-                state, since = self._states.get(rank, ("stopped", now))
-                info = self._infos.get(rank)
-                found.append(
-                    RankStatus(
-                        rank,
-                        self._engines.get(rank, -1) if info else -1,
-                        info.host if info else "",
-                        info.gpu if info else None,
-                        info.pid if info else 0,
-                        "dead" if rank in dead else state,
-                        now - since,
-                        self._lines.get(rank, ""),
-                    )
-                )
-            return tuple(found)
-
-    def mark(self, ranks: Sequence[int], state: str) -> None:
-        with self._lock:
-            self._states.update(dict.fromkeys(ranks, (state, time.monotonic())))
-
-    def mark_line(self, rank: int, text: str) -> None:
-        lines = [line for line in text.splitlines() if line.strip()]
-        if lines:
-            self._lines[rank] = lines[-1][-200:]
-
-    def _mark_all(self, state: str) -> None:
-        self.mark(range(self.world_size), state)
-
-    def describe(self, rank: int) -> str:
-        """Return ``"rank 1 (engine 1, host a, GPU 1, pid 17)"``."""
-        info = self._infos.get(rank)
-        if info is None:
-            return f"rank {rank}"
-        gpu = f", GPU {info.gpu}" if info.gpu else ""
-        return f"rank {rank} (engine {self._engines[rank]}, host {info.host}{gpu}, pid {info.pid})"
-
-    def dead_ranks(self) -> tuple[int, ...]:
-        """Return the ranks whose process has ended, as the operating system or, for other hosts, ipyparallel says."""
-        if not self._infos:
-            return ()
-        known = set(self._client.ids) if self._client is not None else set()
-        return tuple(
-            rank
-            for rank in self._infos
-            if (_has_ended(self._processes[rank]) if rank in self._processes else self._engines[rank] not in known)
-        )
+        return self.roster.status()
 
     def give_up(self, dead: Sequence[int]) -> None:
         """Note that ranks have died and end the others, which wait for them."""
-        self._down = ranks_in_words(dead)
-        self.mark([rank for rank in range(self.world_size) if rank not in dead], "stopped")
-        self.mark(dead, "dead")
+        self.roster.mark_dead(dead, ranks_in_words(dead))
         self._end_ranks()
 
     def last_words(self, dead: Sequence[int]) -> str:
         """Return what the launcher said last."""
         return self._place.output()[-4000:] if self._place is not None else ""
 
-    def interrupt(self, ranks: Sequence[int]) -> None:
-        """Send Ctrl-C's signal to ranks."""
-        self._signal(ranks, signal.SIGINT)
-
-    def _signal(self, ranks: Sequence[int], number: int) -> None:
-        elsewhere = []
-        for rank in ranks:
-            if rank in self._processes:
-                with contextlib.suppress(psutil.Error):
-                    self._processes[rank].send_signal(number)
-            else:
-                elsewhere.append(self._engines[rank])
-        if elsewhere:
-            self._client.send_signal(int(number), targets=elsewhere, block=False)
-
     def where_they_stand(self, ranks: Sequence[int], cell: str, code_name: str) -> list[str]:
         """Return for each rank where its Python stands, also inside a blocked call of MPI."""
-        folder = self._folder or Path()
-        files = {
-            rank: folder / stack_name(self._infos[rank].host, self._infos[rank].pid)
-            for rank in ranks
-            if rank in self._infos
-        }
-        before = {rank: _text(path) for rank, path in files.items()}
-        self._signal(list(files), STACK_SIGNAL)
-        until = time.monotonic() + _STACK_S
-        found: list[str] = []
-        for rank, path in files.items():
-            text = ""
-            while time.monotonic() < until and not text.endswith("\n"):
-                text = _text(path)[len(before[rank]) :]
-                time.sleep(0.02)
-            time.sleep(0.02)  # the rest of a dump that was being written
-            places = places_from_dump(_text(path)[len(before[rank]) :], code_name)
-            found += [f"{self.describe(rank)}:", text_from_places(places, cell, code_name)]
-        return found
+        return self.roster.where_they_stand(ranks, self._folder or Path(), cell, code_name)
 
     def suspect(self) -> None:
         """Note that a failed cell may have left half a collective: the next one gets new communicators."""
@@ -558,17 +455,3 @@ class World:
         """Let ipyparallel's client drop a call's result, which it would keep for ever."""
         with contextlib.suppress(Exception):
             self._client.purge_local_results(asked)
-
-
-def _has_ended(process: psutil.Process) -> bool:
-    try:
-        return process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.Error:
-        return True
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
