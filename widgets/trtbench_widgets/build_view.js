@@ -106,7 +106,7 @@ function buildView(say, cancel) {
     log.replaceChildren(...shown.map((line) => h("div", { className: "tb-line", "data-severity": line.severity },
       h("span", { className: "tb-at" }, `${line.at.toFixed(1)} s`), h("span", { className: "tb-level" }, line.severity),
       h("span", {}, `${several ? `${builds[line.job].label}: ` : ""}${line.rank === null ? "" : `rank ${line.rank}: `}${line.text}`))));
-    if (!shown.length) log.append(h("div", { className: "tb-muted" }, lines.length ? "No line of this severity." : "No line so far."));
+    if (!shown.length) log.append(h("div", { className: "tb-muted" }, lines.length ? "No line of this severity." : builds.every((build) => ENDED.includes(build.state)) ? "Nothing was printed." : "No line yet."));
     if (follows) log.scrollTop = log.scrollHeight;
     const warned = lines.filter((line) => line.severity === "warning").length, failed = lines.filter((line) => line.severity === "error").length;
     counts.textContent = `${lines.length} lines, ${warned} warnings, ${failed} errors`;

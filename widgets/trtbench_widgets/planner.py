@@ -151,7 +151,7 @@ def facts_of(plan: PlanResult) -> list[dict[str, str]]:
             found.append(_fact(f"Cheapest for {asked}", "none", "Nothing that was weighed meets it.", "bad"))
         else:
             words = f"tp {best.tp_size} × pp {best.pp_size}, ITL {best.itl_ms:.3g} ms, TTFT {best.ttft_ms:.3g} ms"
-            value = f"{best.gpus} × {best.gpu}, {best.quantization}"
+            value = f"{best.gpus} × {best.gpu}, {'as it is' if best.quantization == 'none' else best.quantization}"
             found.append(_fact(f"Cheapest for {asked}", value, words, "good"))
     for check in plan.checks[:2]:
         words = f"predicted {check.predicted:.3g}, off by {check.error_percent:+.0f} %"

@@ -7,6 +7,10 @@ function render({ model, el }) {
   const root = page("tb-selector", model.get("title"));
   const title = h("h3", {}, model.get("title"));
   const summary = h("span", { className: "tb-muted", "data-part": "summary" });
+  const jump = h("button", { type: "button", className: "tb-small", hidden: true, onclick: () => {
+    conflicts.scrollIntoView({ block: "nearest" });
+    conflicts.querySelector("button")?.focus();
+  } }, "Go to remedies");
   const notice = h("div", { className: "tb-notice", role: "alert" });
   const presets = h("div", { className: "tb-presets", role: "group", "aria-label": "Presets" });
   const why = h("p", { className: "tb-muted tb-why" });
@@ -21,7 +25,7 @@ function render({ model, el }) {
   const compare = () => { if (folder.value.trim()) model.send({ kind: "compare", folder: folder.value.trim() }); };
   folder.addEventListener("keydown", (event) => { if (event.key === "Enter") compare(); });
   root.prepend(
-    h("header", { className: "tb-top" }, title, summary), notice,
+    h("header", { className: "tb-top" }, title, summary, jump), notice,
     presets, why,
     h("div", { className: "tb-split" },
       choices,
@@ -77,6 +81,7 @@ function render({ model, el }) {
     const warned = found.filter((one) => one.severity === "warning").length;
     summary.textContent = errors ? `${errors} conflict${errors > 1 ? "s" : ""}` : warned ? `${warned} remark${warned > 1 ? "s" : ""}` : "no conflicts";
     summary.classList.toggle("tb-isbad", errors > 0);
+    jump.hidden = !found.some((one) => one.fixes.length);
     for (const row of Object.values(rows)) { row.badge.hidden = true; row.element.classList.remove("tb-error"); }
     for (const one of found) {
       for (const name of one.fields) {
@@ -121,8 +126,13 @@ function render({ model, el }) {
       const names = Object.keys(told), gaps = names.filter((name) => told[name]);
       const head = [h("b", {}, backend), ` ${names.length - gaps.length} of ${names.length}`];
       if (!gaps.length) return h("p", { className: "tb-whole", "data-backend": backend }, head, h("span", { className: "tb-ok" }, " ✓ all"));
+      const byReason = new Map();
+      for (const name of gaps) {
+        const reason = told[name].startsWith(`${name} `) ? told[name].slice(name.length + 1) : told[name];
+        byReason.set(reason, [...(byReason.get(reason) || []), name]);
+      }
       return h("details", { "data-backend": backend }, h("summary", {}, head, `, ${gaps.length} not`),
-        h("ul", {}, gaps.map((name) => h("li", {}, h("code", {}, name), " ", told[name].startsWith(`${name} `) ? told[name].slice(name.length + 1) : told[name]))));
+        h("ul", {}, [...byReason].map(([reason, same]) => h("li", {}, same.flatMap((name) => [h("code", {}, name), " "]), reason))));
     }));
   }
 

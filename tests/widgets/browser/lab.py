@@ -158,7 +158,7 @@ class Notebook:
         return found
 
     def pictures(self, selector: str, name: str) -> list[Path]:
-        """Take the element's picture at three widths in two themes, into ``build/screenshots``."""
+        """Take the element's picture at three widths in two themes, into ``build/screenshots``; its words stand out."""
         PICTURES.mkdir(parents=True, exist_ok=True)
         taken = []
         self.page.mouse.move(0, 0)  # no tooltip, no ring of an earlier test
@@ -167,6 +167,9 @@ class Notebook:
             self.page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{ theme: '{label}' }})")
             is_light = "true" if theme == "light" else "false"
             self.page.wait_for_function(f"document.body.dataset.jpThemeLight === '{is_light}'")
+            self.page.wait_for_timeout(400)  # for colours to have changed
+            unreadable = self.page.evaluate(f"({_CONTRAST})({json.dumps(selector)})")
+            assert unreadable == [], f"Too faint in the {theme} theme: {unreadable}"
             for word, width in WIDTHS.items():
                 path = PICTURES / f"{name}-{theme}-{word}.png"
                 view = self.page.locator(selector).first
@@ -194,4 +197,5 @@ class Notebook:
             self.outside.append(request.url)
 
 
+_CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8").partition("\n")[2].strip()
 _KERNEL = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
