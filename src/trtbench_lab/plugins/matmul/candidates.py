@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+from dataclasses import replace
+
 from .choice import Choice, Problem
+from .weights import WORD, interleave_block
 
 PROGRAMS = 132
 """Multiprocessors of the GPU that the order of the candidates was measured on (H200)."""
+MOST_INPUTS = 32768
+"""Input features of one row that ``"direct"`` keeps in shared memory."""
 
 
 def candidates(problem: Problem) -> list[Choice]:
@@ -52,6 +59,48 @@ def _matvec(problem: Problem) -> list[Choice]:
         units = min(units, _power_of_two(-(-cells // wide)))
         found.append(Choice("matvec", 1, block_n, units, num_warps=warps))
     return list(dict.fromkeys(found))
+
+
+def early(problem: Problem) -> list[Choice]:
+    """Matrix-vector launches that bring more of their weights into the L2 cache before they may start to work."""
+    shapes = _matvec(problem)
+    return [replace(choice, ahead=ahead) for choice in shapes[:3] for ahead in (1, 3, 7)]
+
+
+def direct(problem: Problem) -> list[Choice]:
+    """Outputs × cells of a warp × warps, for weights that lie in registers as the tensor cores take them."""
+    known = problem.kind in ("dense", "fp8") or (problem.kind == "int4" and not problem.zeros)
+    if problem.rows > 8 or problem.dtype == "float32" or not known or not _has_gluon():
+        return []
+    if problem.kind == "int4":
+        block = interleave_block(problem.in_features, problem.group_size)
+        shapes = [(32, block, 8), (16, block, 8), (32, block, 4), (64, block, 8), (16, block, 4), (64, block, 4)]
+        per_cell = WORD
+    elif problem.kind == "fp8":
+        shapes = [(32, 32, 8), (16, 32, 8), (16, 64, 8), (32, 32, 4), (64, 32, 4), (16, 32, 4)]
+        per_cell = 4
+    else:
+        shapes = [(16, 128, 8), (16, 64, 8), (16, 64, 16), (16, 128, 4), (32, 64, 8), (16, 256, 4)]
+        per_cell = 1
+    if problem.in_features % 16 or not shapes[0][1]:
+        return []
+    padded = _power_of_two(problem.in_features)
+    found = []
+    for block_n, block_c, warps in shapes:
+        if block_c * per_cell * warps > padded or padded > MOST_INPUTS or (problem.gated and block_n > 32):
+            continue
+        if problem.norm is not None and problem.rows > 1 and padded > 256 * warps:
+            continue  # the rows would not fit into registers, where their norm is worked out
+        found.append(Choice("direct", 8, block_n, block_c, num_warps=warps))
+    return found
+
+
+@functools.cache
+def _has_gluon() -> bool:
+    try:
+        return importlib.util.find_spec("triton.experimental.gluon.language.nvidia.ampere") is not None
+    except ImportError:
+        return False
 
 
 def _slices(problem: Problem) -> list[Choice]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-KERNELS = ("matvec", "slice", "tile", "library")
+KERNELS = ("matvec", "slice", "tile", "direct", "library")
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,23 @@ class Choice:
     Attributes
     ----------
     kernel
-        ``"matvec"`` (one row), ``"slice"`` (a few rows, small weights), ``"tile"`` (any), or ``"library"``: the GPU
-        vendor's, after dequantizing into a scratch where the weight is quantized.
+        ``"matvec"`` (one row), ``"slice"`` (a few rows, small weights), ``"direct"`` (up to 8 rows in 16 bits),
+        ``"tile"`` (any), or ``"library"``: the GPU vendor's, after dequantizing into a scratch where the weight is
+        quantized.
     block_m, block_n
         Rows and outputs of a program.
     block_c
         Cells along K of a step: elements, or words of eight 4-bit elements. For ``"matvec"`` units of 16 bytes or so,
-        for ``"slice"`` the cells of one warp.
+        for ``"slice"`` and ``"direct"`` the cells of one warp (for the latter words of four 8-bit floats, too).
     split_k
         Programs along K.
     swap
         The weight takes the tensor cores' long side (for few rows).
     num_warps, num_stages
         Options of the compiler.
+    ahead
+        Steps after the first whose weights ``"matvec"`` and ``"direct"`` bring into the L2 cache while they wait for
+        the kernel before; 0 for none.
     """
 
     kernel: str
@@ -91,6 +95,7 @@ class Choice:
     swap: bool = False
     num_warps: int = 4
     num_stages: int = 1
+    ahead: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""

@@ -33,7 +33,10 @@ _MODULES = {
     "matvec": "trtbench_lab.plugins.matmul.kernels.matvec",
     "slice": "trtbench_lab.plugins.matmul.kernels.slice",
     "tile": "trtbench_lab.plugins.matmul.kernels.tile",
+    "direct": "trtbench_lab.plugins.matmul.kernels.direct",
 }
+DIRECT_ROWS = 8
+"""Columns of the tensor cores' second operand: the most rows that ``"direct"`` takes."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,12 @@ def linear(
         if pdl:
             options["launch_pdl"] = True
         kernel[grid](*arguments, **constants, **options)
+    elif choice.kernel == "direct":
+        raise SpecError(
+            "The kernel `direct` is written in Gluon, which Triton's interpreter does not know.",
+            where="choice.kernel",
+            remedy="Use matvec, slice or tile on a CPU.",
+        )
     else:
         from ..frame.interpreter import interpret
 
@@ -243,7 +252,13 @@ def plan(
             arguments[1:3] = [part if part is None else part.view(torch.int32) for part in arguments[1:3]]
         wide = 2 if words else 4 if weights.kind == "int4" or x.element_size() == 4 else 8
         constants |= {"BLOCK_V": choice.block_c, "V": wide, "BLOCK_X": _power_of_two(in_features)}
+        if pdl and choice.ahead:
+            stored = arguments[1]
+            step = choice.block_c * wide
+            constants["AHEAD"], constants["PIECES"] = _ahead(choice, stored.shape[1], stored.element_size(), step)
         return (blocks_n,), arguments, constants
+    if choice.kernel == "direct":
+        return _direct_plan(weights, choice, rows, arguments, constants)
     one_scale = weights.scale is not None and weights.group_size is None and weights.scale.numel() == 1
     constants |= {
         "ONE_SCALE": one_scale and out_features > 1,
@@ -270,6 +285,47 @@ def plan(
         "STAGES": choice.num_stages,
     }
     return (blocks_m * blocks_n, choice.split_k), arguments, constants
+
+
+def _direct_plan(
+    weights: LinearWeights, choice: Choice, rows: int, arguments: list[Any], constants: dict[str, Any]
+) -> tuple[tuple[int, ...], list[Any], dict[str, Any]]:
+    """Finish the plan of ``"direct"``: its weights are words of 32 bits, but for 16-bit ones."""
+    if weights.kind == "fp8":
+        arguments[1:3] = [part if part is None else part.view(torch.int32) for part in arguments[1:3]]
+    stored, constants = arguments[1], dict(constants)
+    fits = rows <= DIRECT_ROWS and arguments[0].element_size() == 2 and weights.zero is None
+    fits &= weights.kind in ("dense", "fp8") or (weights.kind == "int4" and weights.nibbles == choice.block_c)
+    if not fits:
+        raise SpecError(
+            f"The kernel `direct` takes up to {DIRECT_ROWS} rows in 16 bits and weights without zero points, of kind "
+            f"dense, fp8, or int4 in blocks of block_c = {choice.block_c} words, not these.",
+            where="choice.kernel",
+            remedy="Use matvec, slice or tile.",
+        )
+    constants |= {
+        "ONE_SCALE": weights.scale is not None and weights.group_size is None and weights.scale.numel() == 1,
+        "ROWS": 1 if rows == 1 else DIRECT_ROWS,
+        "BLOCK_C": choice.block_c,
+        "SLICES": choice.num_warps,
+        "K_PADDED": _power_of_two(weights.in_features),
+    }
+    if constants["PDL"] and choice.ahead:
+        step = choice.block_c * choice.num_warps
+        constants["AHEAD"], constants["PIECES"] = _ahead(choice, stored.shape[1], stored.element_size(), step)
+    return (-(-weights.out_features // choice.block_n),), arguments, constants
+
+
+def _ahead(choice: Choice, cells: int, cell_bytes: int, step: int) -> tuple[int, int]:
+    """Return how many steps of `step` cells a program requests early, and in how many pieces a row; (0, 1) for none.
+
+    A piece is a multiple of 16 bytes, at an address that is one.
+    """
+    ahead = min(choice.ahead, cells // step - 1)
+    pieces = max(1, 32 * choice.num_warps // choice.block_n)
+    if ahead < 1 or cells * cell_bytes % 16 or ahead * step * cell_bytes % (16 * pieces):
+        return 0, 1
+    return ahead, pieces
 
 
 def problem_of(

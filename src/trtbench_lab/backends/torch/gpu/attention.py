@@ -26,11 +26,14 @@ class DecodeTiles:
         Keys that a program takes at a time.
     warps
         Of a program.
+    ahead
+        Whether each tile is requested before the one before it is used.
     """
 
     splits: int
     tile: int
     warps: int = 4
+    ahead: bool = False
 
 
 @dataclass
@@ -215,6 +218,7 @@ def decode(
         WINDOW=heads.window or 0,
         KV_QUANT=_QUANTIZED.get(cache.dtype, 0),
         EARLY=early,
+        AHEAD=tiles.ahead,
         num_warps=tiles.warps,
         **launch_options(qkv.device),
     )

@@ -82,11 +82,12 @@ def decode_attention_kernel(
     H: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, D_PADDED: tl.constexpr, R: tl.constexpr,
     INTERLEAVED: tl.constexpr, BLOCK_SIZE: tl.constexpr, GROUP: tl.constexpr, GROUP_PADDED: tl.constexpr,
     SPLITS: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, KV_QUANT: tl.constexpr, PDL: tl.constexpr,
-    EARLY: tl.constexpr,
+    EARLY: tl.constexpr, AHEAD: tl.constexpr = False,
 ):  # fmt: skip
     """qkv (B, (H + 2 HKV) D), cache (P, 2, HKV, BLOCK_SIZE, D), tables (B, M), positions (B,), -1 = empty row.
 
-    out (B, H · D); part (B, HKV, SPLITS, GROUP, D) float32, stat (…, 2), count (B · HKV) int32 zeros.
+    out (B, H · D); part (B, HKV, SPLITS, GROUP, D) float32, stat (…, 2), count (B · HKV) int32 zeros. AHEAD: each tile
+    is requested before the one before it is used.
     """
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
@@ -118,6 +119,11 @@ def decode_attention_kernel(
     d = tl.arange(0, D_PADDED)
     # The first tile of keys and values is asked for before the wait: only the new token depends on what runs now.
     k, v, seen = _tile(cache_ptr, tables_ptr + row * M, begin + t, stop, d, head, HKV, BLOCK_SIZE, D)
+    k_next, v_next, seen_next = k, v, seen
+    if AHEAD:
+        k_next, v_next, seen_next = _tile(
+            cache_ptr, tables_ptr + row * M, begin + TILE + t, stop, d, head, HKV, BLOCK_SIZE, D
+        )
     if PDL and EARLY:
         tl.extra.cuda.gdc_wait()
     g = tl.arange(0, GROUP_PADDED)
@@ -151,7 +157,13 @@ def decode_attention_kernel(
         acc += v_new[None, :]
     top, mass, acc = _attend(q, k, v, seen, top, mass, acc, kv_scale, dtype, KV_QUANT)
     for start in range(begin + TILE, stop, TILE):
-        k, v, seen = _tile(cache_ptr, tables_ptr + row * M, start + t, stop, d, head, HKV, BLOCK_SIZE, D)
+        if AHEAD:
+            k, v, seen = k_next, v_next, seen_next
+            k_next, v_next, seen_next = _tile(
+                cache_ptr, tables_ptr + row * M, start + TILE + t, stop, d, head, HKV, BLOCK_SIZE, D
+            )
+        else:
+            k, v, seen = _tile(cache_ptr, tables_ptr + row * M, start + t, stop, d, head, HKV, BLOCK_SIZE, D)
         top, mass, acc = _attend(q, k, v, seen, top, mass, acc, kv_scale, dtype, KV_QUANT)
     if KV_QUANT != 0:
         acc *= kv_scale
