@@ -65,7 +65,9 @@ function buildView(say, cancel) {
   }
 
   function showBuilds() {
-    const held = document.activeElement?.dataset?.job;
+    // Cards are drawn anew some times a second: the focus stays where it was, and what was opened stays open.
+    const held = cards.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+    const opened = new Set([...cards.querySelectorAll("details[open] > summary")].map((one) => one.dataset.key));
     cards.replaceChildren(...builds.map((build, index) => {
       const ranks = [...new Set(build.phases.map((phase) => phase.rank))].sort((a, b) => (a ?? -1) - (b ?? -1));
       const whole = ranks.filter((rank) => rank === null), single = ranks.filter((rank) => rank !== null);
@@ -77,7 +79,7 @@ function buildView(say, cancel) {
           h("span", { className: "tb-time tb-total", "data-since": over ? null : String(build.began) }, over ? spoken(build.elapsed) : ""),
           h("span", { className: "tb-grow" }),
           over ? null : h("button", {
-            type: "button", className: "tb-danger", "data-job": String(index), "aria-label": `Cancel ${build.label}`,
+            type: "button", className: "tb-danger", "data-key": `cancel-${index}`, "aria-label": `Cancel ${build.label}`,
             disabled: build.state === "cancelling", onclick: () => cancel(index),
           }, build.state === "cancelling" ? "Cancelling…" : "Cancel")),
         build.error ? h("div", { className: "tb-notice" }, build.error) : null,
@@ -85,10 +87,10 @@ function buildView(say, cancel) {
         h("div", { className: "tb-ranks" }, single.map((rank) => column(build, rank, ranks.length > 1))),
         h("div", { className: "tb-memoryrow" }, memoryLine(build.memory),
           h("span", { className: "tb-muted" }, over ? `memory at most ${bytesText(build.peak)}` : `memory ${bytesText(build.resident)}, at most ${bytesText(build.peak)}`)),
-        build.notes.length ? h("details", {}, h("summary", {}, `${build.notes.length} note${build.notes.length > 1 ? "s" : ""} of the backend`),
+        build.notes.length ? h("details", { open: opened.has(`notes-${index}`) }, h("summary", { "data-key": `notes-${index}` }, `${build.notes.length} note${build.notes.length > 1 ? "s" : ""} of the backend`),
           h("ul", { className: "tb-notes" }, build.notes.map((note) => h("li", {}, note)))) : null);
     }));
-    if (held !== undefined) cards.querySelector(`[data-job="${held}"]`)?.focus();
+    if (held !== undefined) cards.querySelector(`[data-key="${held}"]`)?.focus({ preventScroll: true });
     tick();
     const now = builds.map((build) => `${build.label} ${build.state}`).join(", ");
     if (now !== told) { say(now); told = now; }

@@ -128,6 +128,15 @@ def test_builds_are_watched_and_one_is_cancelled(notebook: Notebook):
     assert view.locator(".tb-line").count() == 0
     view.get_by_label("Least severity shown").select_option("info")
     assert len(notebook.pictures(".tb-builds", "build-monitor")) == 6
+    # What was opened stays open, and the focus where it was, while the cards are drawn anew some times a second.
+    notes = view.locator("[aria-label='float16'] details")
+    notes.locator("summary").focus()
+    keys(notebook, "Enter")
+    drawn = len(notebook.python("monitor.builds[0]['memory']"))
+    notebook.page.wait_for_timeout(500)
+    notebook.until(f"len(monitor.builds[0]['memory']) != {drawn}", True)
+    assert notes.get_attribute("open") is not None
+    assert notebook.page.evaluate("document.activeElement.textContent") == "1 note of the backend"
     view.locator("[aria-label='float16'] .tb-danger").focus()
     keys(notebook, "Enter")
     notebook.until("[build['state'] for build in monitor.builds]", ["cancelled", "running"])
