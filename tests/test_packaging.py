@@ -32,12 +32,12 @@ def test_conda_environment_has_the_same_packages_and_bounds():
 
 
 def test_extras_are_the_documented_ones():
-    assert set(EXTRAS) == {"lab", "widgets", "tensorrt", "mpi", "onnxruntime", "gpu", "browser", "test"}
+    assert set(EXTRAS) == {"lab", "widgets", "tensorrt", "mpi", "onnxruntime", "gpu", "modelopt", "browser", "test"}
     # Who has a notebook server takes the views alone; the lab brings them with the same bounds.
     assert set(EXTRAS["widgets"]) < set(EXTRAS["lab"])
 
 
-@pytest.mark.parametrize("group", ["base", "onnxruntime", "lab", "widgets", "mpi", "browser", "test"])
+@pytest.mark.parametrize("group", ["base", "onnxruntime", "lab", "widgets", "mpi", "modelopt", "browser", "test"])
 def test_constraints_pin_every_requirement_inside_its_bounds(group: str):
     pins = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():

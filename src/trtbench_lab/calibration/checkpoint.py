@@ -20,6 +20,7 @@ from ..progress import ProgressSink, phase
 from ..quantization.checkpoint import open_model, quantize_checkpoint, quantized_config, whole_reader, write_whole
 from ..quantization.kv_cache import cache_step
 from ..quantization.layer import layer_error, quantized_layer
+from ..quantization.modelopt import modelopt_layer, modelopt_version, quantizer_for
 from ..quantization.reference import needs_calibration
 from ..quantization.report import LayerError, QuantizeReport
 from ..quantization.smoothquant import smoothing_factors
@@ -40,6 +41,7 @@ def quantize_model(
     dtype: str = "auto",
     mapping: Mapping | None = None,
     act_order: bool = False,
+    quantizer: str = "auto",
     overwrite: bool = False,
     device: torch.device | str = "cpu",
     progress: ProgressSink | None = None,
@@ -66,6 +68,8 @@ def quantize_model(
         The ranks of the new checkpoint; None takes the source's.
     act_order
         GPTQ: round the columns of the largest inputs first.
+    quantizer
+        ``"auto"`` lets ModelOpt do FP8, AWQ and W4A8 where it is installed; ``"ours"`` and ``"modelopt"`` ask for one.
     overwrite
         Replace an existing folder as a whole.
     device
@@ -78,10 +82,13 @@ def quantize_model(
     Raises
     ------
     QuantizationError
-        No calibration text where one is needed, inputs that are not finite, a source that is quantized already.
+        No calibration text where one is needed, inputs that are not finite, a source that is quantized already;
+        ModelOpt asked for where it is not installed, or for what it does not do.
     CheckpointError, IntakeError, StorageError
         As conversion.
     """
+    if quantizer == "modelopt" and quant_config.quantized_layers is None:
+        quantizer_for(quantizer, quant_config.quant_algo)  # refused before anything is read
     if not needs_calibration(quant_config) and quant_config.quantized_layers is None:
         return quantize_checkpoint(
             source, output_dir, quant_config,
@@ -103,6 +110,7 @@ def quantize_model(
     for tensor in whole_tensors(config):
         by_layer.setdefault(tensor.layer, []).append(tensor)
     kinds = {quant_config.of_module(name).quant_algo for name, *_ in linear_layers(config)}
+    by_modelopt = {kind for kind in kinds if quantizer_for(quantizer if kind else "ours", kind) == "modelopt"}
     layers = calibrated_layers(
         plain, read, tokens.token_ids, with_gram=QuantAlgo.W4A16_GPTQ in kinds, with_head=with_head, device=device
     )
@@ -114,7 +122,7 @@ def quantize_model(
         phase("calibrate and quantize", progress, total=plain.num_hidden_layers, unit="layer") as current,
     ):
         for layer in layers:
-            made = _Layer(layer, config, act_order, torch.device(device))
+            made = _Layer(layer, config, act_order, by_modelopt, torch.device(device))
             made.quantize()
             errors += made.errors
             held = by_layer[layer.number] if layer.number is not None else []
@@ -138,6 +146,7 @@ def quantize_model(
         seconds=time.perf_counter() - started,
         calibration=tokens.to_dict(),
         kv_cache=steps,
+        quantizer=f"modelopt {modelopt_version()}" if by_modelopt else "ours",
     )
 
 
@@ -148,6 +157,7 @@ class _Layer:
     layer: CalibratedLayer
     config: ModelConfig
     act_order: bool
+    by_modelopt: set[QuantAlgo | None]
     device: torch.device
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     errors: list[LayerError] = field(default_factory=list)
@@ -168,7 +178,10 @@ class _Layer:
             smoother = None
             if algo.is_smoothquant and module.endswith(SMOOTHED_HERE):
                 smoother = factors = smoothing_factors(inputs, [weight], quant.smoothquant_val)
-            made = quantized_layer(weight, inputs, quant, dtype, factors=factors, act_order=self.act_order)
+            if algo in self.by_modelopt:
+                made = modelopt_layer(weight, inputs, quant, dtype)
+            else:
+                made = quantized_layer(weight, inputs, quant, dtype, factors=factors, act_order=self.act_order)
             if smoother is not None:
                 made["smoother"] = smoother
             self.errors.append(

@@ -224,7 +224,8 @@ class CausalLM:
         overwrite
             Replace an existing folder as a whole.
         **options
-            use_parallel_embedding, embedding_sharding_dim, share_embedding_table; act_order (GPTQ).
+            use_parallel_embedding, embedding_sharding_dim, share_embedding_table; act_order (GPTQ); quantizer (auto,
+            ours or modelopt, for FP8 and AWQ).
 
         Raises
         ------

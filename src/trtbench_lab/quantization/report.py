@@ -65,6 +65,8 @@ class QuantizeReport:
         Source, size, length, seed and digest of the calibration tokens; None without calibration.
     kv_cache
         Layer number → step of the quantized K/V cache; empty without one.
+    quantizer
+        Who found the scales: ``"ours"``, or ModelOpt with its version.
     """
 
     directory: str
@@ -75,6 +77,7 @@ class QuantizeReport:
     seconds: float
     calibration: dict[str, Any] | None = None
     kv_cache: dict[int, float] = field(default_factory=dict)
+    quantizer: str = "ours"
 
     @property
     def bytes_before(self) -> int:

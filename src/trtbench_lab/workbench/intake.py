@@ -18,6 +18,7 @@ from ..intake.model_config import read_model_config
 from ..intake.quantized.scheme import quantization_table
 from ..intake.quantized.source import QuantizedSource, open_quantized_folder
 from ..progress import ProgressSink, phase
+from ..quantization.modelopt import modelopt_version, quantizer_for
 from ..quantization.reference import needs_calibration
 from ..quantization.repacking import plan_repack, repack
 from ..results.steps import ConvertStep, DownloadStep, QuantizeStep
@@ -252,6 +253,7 @@ def _written(
             dtype=config.dtype,
             mapping=config.mapping,
             act_order=getattr(spec, "act_order", False),
+            quantizer=_quantizer(spec),
             overwrite=spec.overwrite,
             device=_device(spec.calibration.calib_device),
             progress=progress,
@@ -259,6 +261,8 @@ def _written(
         )
         layers = [asdict(layer) for layer in report.layers]
         calibration = report.calibration or {}
+        if report.quantizer != "ours":
+            notes.append(f"Scales were found by {report.quantizer}.")
         if calibration and calibration["size"] < spec.calibration.calib_size:
             notes.append(
                 f"The calibration text has {calibration['size']} rows of {calibration['length']} tokens; "
@@ -294,6 +298,9 @@ def _written(
 def _target(verb: str, spec: ConvertSpec | QuantizeSpec, source: HFSource | QuantizedSource) -> Path:
     """Return the folder to write: the one chosen, or one of the cache that is named after the content."""
     request = {name: value for name, value in spec.to_dict().items() if name not in _NOT_CONTENT}
+    if "quantizer" in request:  # what "auto" means, and which version: scales depend on both
+        who = quantizer_for(_quantizer(spec), spec.quant_config.quant_algo)
+        request["quantizer"] = who if who == "ours" else f"{who} {modelopt_version()}"
     return output_dir_for(verb, label_of(source.directory), {**request, "weights": source.digest()}, spec.output_dir)
 
 
@@ -310,6 +317,11 @@ def _tokens(
     with phase("read calibration text", progress):
         texts = None if asked.calib_dataset == "demo" else load_texts(asked.calib_dataset)
         return tokens_for(source, texts, asked, trust_remote_code=spec.trust_remote_code)
+
+
+def _quantizer(spec: ConvertSpec | QuantizeSpec) -> str:
+    """Return who quantizes; a search measures what this project's own rounding loses, so its mix is made by that."""
+    return "ours" if getattr(spec, "search", False) else getattr(spec, "quantizer", "ours")
 
 
 def _device(asked: str) -> str:

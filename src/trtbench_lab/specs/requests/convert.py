@@ -306,6 +306,13 @@ class QuantizeSpec(Spec):
         group="quantization",
         effect="Usually nearer to the original; groups stay as they lie.",
     )
+    quantizer: str = option(
+        default="auto",
+        help="fp8, int4_awq and w4a8_awq: who finds the scales; auto takes NVIDIA ModelOpt where it is installed.",
+        choices=("auto", "ours", "modelopt"),
+        group="quantization",
+        effect="Both give FP8 the same scales; their searches for AWQ's differ.",
+    )
     calibration: CalibrationConfig = option(
         factory=CalibrationConfig, help="Text to calibrate on.", group="calibration"
     )

@@ -92,6 +92,7 @@ def convert_factor(spec: ConvertSpec) -> Iterator[Conflict]:
         )
 
 
+_MODELOPT = ("fp8", "int4_awq", "w4a8_awq")
 _GROUPED = ("int4_wo", "int8_wo", "int4_awq", "int4_gptq", "w4a8_awq")
 # Options of one format: field → formats that it means something to.
 _OF_FORMAT: dict[str, tuple[str, ...]] = {
@@ -121,6 +122,20 @@ def quantize_formats(spec: QuantizeSpec) -> Iterator[Conflict]:
             {f"QuantizeSpec.{name}": default},
             ({"QuantizeSpec.qformat": formats[0]},),
         )
+
+
+@rule(QuantizeSpec)
+def modelopt_has_its_formats(spec: QuantizeSpec) -> Iterator[Conflict]:
+    if spec.quantizer != "modelopt" or (spec.qformat in _MODELOPT and not spec.search):
+        return
+    asked = "search tries formats that it does not do" if spec.search else f"qformat is {spec.qformat}"
+    yield Conflict(
+        ("QuantizeSpec.quantizer", "QuantizeSpec.search" if spec.search else "QuantizeSpec.qformat"),
+        f"quantizer modelopt does {', '.join(_MODELOPT[:-1])} and {_MODELOPT[-1]}, and {asked}.",
+        "Leave quantizer at auto.",
+        {"QuantizeSpec.quantizer": "auto"},
+        ({"QuantizeSpec.search": False} if spec.search else {"QuantizeSpec.qformat": _MODELOPT[0]},),
+    )
 
 
 @rule(BuildSpec, Mapping)
