@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import sys
+from typing import Any
 
 from ..errors import EngineMismatchError
 from ..specs import Mapping
@@ -19,15 +21,19 @@ def control() -> Control | None:
     Every rank calls it; the first call starts MPI where a launcher of MPI has started them.
     """
     launch = launched()
+    world: Control
     if launch.kind == "mpi":
         from .mpi import MpiControl
 
-        return MpiControl()
-    if launch.kind == "env":
+        world = MpiControl()
+    elif launch.kind == "env":
         from .store import StoreControl
 
-        return StoreControl()
-    return None
+        world = StoreControl()
+    else:
+        return None
+    _end_all_with_one(world)
+    return world
 
 
 def communicator_for(mapping: Mapping | None = None, *, custom_all_reduce: bool = True) -> RankCommunicator:
@@ -71,6 +77,24 @@ def communicator_for(mapping: Mapping | None = None, *, custom_all_reduce: bool 
 
             _communicators[key] = TorchRanks(layout, custom_all_reduce=custom_all_reduce)
     return _communicators[key]
+
+
+def _end_all_with_one(world: Control) -> None:
+    """Let a program that ends by an error end all ranks, once it has shown the error; notebooks catch theirs before.
+
+    What rank 0 told the others of is its own to show and to end by.
+    """
+    show = sys.excepthook
+
+    def shown_and_ended(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if world.rank and (getattr(error, "led", False) or getattr(error, "agreed", False)):
+            return
+        show(kind, error, trace)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        world.abort(1)
+
+    sys.excepthook = shown_and_ended
 
 
 def check_world_size(world_size: int, where: str) -> None:

@@ -8,6 +8,7 @@ for each other for ever, and all that is made for one process runs over several 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -26,6 +27,15 @@ class _Leads(threading.local):
 
 
 _leads = _Leads()
+
+one_at_a_time = threading.RLock()
+"""Held on rank 0 from telling the others something until its own part is queued: a running batch leads from a thread of
+its own, and two that led at once would mix the sums of two calls."""
+
+_one_follows = threading.RLock()
+_kept: deque[tuple[Any, ...]] = deque()
+_lost = threading.Event()
+_ENDS = ("end", "yield", "return", "raise")
 
 ORDERS: dict[str, Callable[..., Any]] = {}
 """What a follower does by the name of the order; each takes the objects it holds by key, then the order's arguments."""
@@ -82,27 +92,66 @@ def together_each(body: Callable[[], Iterator[Result]]) -> Iterator[Result]:
 
 def follow(world: Control) -> Iterator[Any]:
     """Do what rank 0 orders until its call ends; yields what it yields, and what it returns."""
-    from . import ranked  # noqa: F401 - its orders
-
     while True:
-        name, *arguments = world.take()
+        name, *arguments = _next_word(world)
         if name == "end":
             return
         if name in ("yield", "return"):
             yield arguments[0]
             if name == "return":
                 return
-        elif name == "raise":
+        else:
             told = arguments[0]
             if isinstance(told, TrtbenchError):
                 told.led = True  # whoever shows errors shows rank 0's alone
             raise told
-        else:
-            try:
-                ORDERS[name](*arguments)
-            except TrtbenchError as error:
-                if not error.agreed:  # else rank 0 raises it too, and says so next
-                    raise
+
+
+def follow_until(world: Control, found: Callable[[], Result | None]) -> Result:
+    """Do what rank 0 orders until `found` returns something, which is returned; any thread may."""
+    while (result := found()) is None:
+        with _one_follows:
+            if (result := found()) is not None:
+                break
+            words = world.take()
+            if words[0] in _ENDS:
+                _kept.append(words)  # of a call that another thread, or a later line, makes
+            else:
+                _obey(words)
+    return result
+
+
+def is_within() -> bool:
+    """Whether this thread of rank 0 is within a call that all ranks make, so that the others follow it all the time."""
+    return _leads.within
+
+
+def has_failed() -> bool:
+    """Whether this rank has failed by itself in an order: it follows no more."""
+    return _lost.is_set()
+
+
+def _next_word(world: Control) -> tuple[Any, ...]:
+    """Do what rank 0 orders until it says how a call goes on."""
+    while True:
+        with _one_follows:
+            words = _kept.popleft() if _kept else world.take()
+            if words[0] in _ENDS:
+                return words
+            _obey(words)
+
+
+def _obey(words: tuple[Any, ...]) -> None:
+    from . import ranked, ranked_llm  # noqa: F401 - their orders
+
+    name, *arguments = words
+    try:
+        ORDERS[name](*arguments)
+    except BaseException as error:
+        if isinstance(error, TrtbenchError) and error.agreed:
+            return  # rank 0 raises it too, and says so next
+        _lost.set()
+        raise
 
 
 def last_of(values: Iterator[Any]) -> Any:
@@ -174,10 +223,12 @@ class Led:
 
         def call(*arguments: Any, **keywords: Any) -> Any:
             world = control()
-            if world is not None:
-                sent = [argument.cpu() if isinstance(argument, torch.Tensor) else argument for argument in arguments]
+            if world is None:
+                return found(*arguments, **keywords)
+            sent = [argument.cpu() if isinstance(argument, torch.Tensor) else argument for argument in arguments]
+            with one_at_a_time:
                 world.post((self._order, self._key, name, sent, keywords))
-            return found(*arguments, **keywords)
+                return found(*arguments, **keywords)
 
         return call
 

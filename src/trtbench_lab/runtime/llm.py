@@ -7,24 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..backends.torch.gpu.memory_plan import budget_bytes
-from ..errors import EngineError, RequestError
+from ..errors import RequestError
+from ..ranks.world import check_world_size
 from ..specs import InflightConfig
 from .inflight.batcher import InflightBatcher
-from .inflight.executor_runner import block_bytes, is_paged, not_paged, step_runner_for, tokens_per_block_of
+from .inflight.executor_runner import step_runner_for
 from .inflight.handle import RequestHandle, RequestTiming
 from .inflight.params import sampling_of
-from .inflight.pool import PoolPlan, available_bytes, plan_pool
-from .inflight.stepper import StepLimits
+from .inflight.pool import PoolPlan
+from .inflight.sizing import largest_step, planned_pool
 from .limits import EngineLimits
 from .streaming import TextStream
 from .text import encode_prompts
 
 if TYPE_CHECKING:
-    from ..backends.protocol import Executor
     from ..engine import Engine
-
-_STEP_TOKENS = {"cuda": 8192, "cpu": 512}
 
 
 @dataclass(frozen=True)
@@ -201,7 +198,8 @@ class LLM:
     Parameters
     ----------
     engine
-        An `Engine`, or its folder. It must be paged: built with ``use_inflight_batching``.
+        An `Engine`, or its folder. It must be paged: built with ``use_inflight_batching``. With one of several ranks
+        every process makes the same calls and gets the same tokens.
     tokenizer
         A Hugging Face tokenizer, its folder, or False for none; None takes the one recorded with the engine.
     config
@@ -233,56 +231,17 @@ class LLM:
         from ..engine import Engine
 
         self.engine = engine if isinstance(engine, Engine) else Engine.from_dir(Path(engine).expanduser())
-        model = self.engine.config.pretrained_config
-        if model.mapping.world_size > 1:
-            raise EngineError(
-                f"The engine has {model.mapping.world_size} ranks, and a batch in one process runs an engine of one.",
-                remedy="Convert with tp_size=1 and pp_size=1, and build again.",
-            )
+        ranks = self.engine.world_size
+        if ranks > 1:
+            check_world_size(ranks, str(self.engine.directory))
         self.tokenizer = _tokenizer(self.engine, tokenizer)
         self.config = (config or InflightConfig()).replace(**options)
-        limits = EngineLimits.from_configs(model, self.engine.config.build_config)
-        executor = self.engine.executor(0, device=device)
-        try:
-            self.pool, step_limits = self._sized(executor, limits)
-            runner = step_runner_for(executor, step_limits)
-        except BaseException:
-            executor.close()
-            raise
-        self.batcher = InflightBatcher(runner, limits, reuse=self.config.enable_block_reuse, record=record)
-
-    def _sized(self, executor: Executor, limits: EngineLimits) -> tuple[PoolPlan, StepLimits]:
-        """Work out cache and steps before anything is allocated."""
-        if not is_paged(executor):
-            raise not_paged(executor.backend)
-        build = self.engine.config.build_config
-        tokens_per_block = tokens_per_block_of(executor, build.plugin_config.tokens_per_block)
-        max_seq_len = int(limits.max_seq_len or self.engine.config.pretrained_config.max_position_embeddings)
-        max_running = min(self.config.max_running or build.max_batch_size, build.max_batch_size)
-        total_bytes = self.config.kv_cache_bytes
-        if executor.device.type == "cuda" and total_bytes is None and self.config.kv_cache_fraction is None:
-            total_bytes = budget_bytes(build.kv_cache_memory, available_bytes(executor.device))
-        pool = plan_pool(
-            block_bytes=block_bytes(executor, tokens_per_block),
-            tokens_per_block=tokens_per_block,
-            max_batch_size=max_running,
-            max_seq_len=max_seq_len,
-            device=executor.device,
-            fraction=self.config.kv_cache_fraction,
-            total_bytes=total_bytes,
-        )
-        wanted = self.config.max_step_tokens or build.max_num_tokens or _STEP_TOKENS.get(executor.device.type, 8192)
-        if build.max_num_tokens is not None:
-            wanted = min(wanted, build.max_num_tokens)
-        step_limits = StepLimits(
-            max_batch_size=max_running,
-            max_num_tokens=wanted,
-            num_blocks=pool.num_blocks,
-            tokens_per_block=tokens_per_block,
-            max_blocks_per_row=-(-max_seq_len // tokens_per_block),
-            vocab_size=limits.vocab_size,
-        )
-        return pool, step_limits
+        self.pool: PoolPlan
+        self.batcher: InflightBatcher
+        batcher = _batcher
+        if ranks > 1:
+            from .ranked_llm import ranked_batcher as batcher
+        self.pool, self.batcher = batcher(self.engine, self.config, record=record, device=device)
 
     # ---- generating -----------------------------------------------------------------------------------------------
 
@@ -381,6 +340,20 @@ class LLM:
 
     def __repr__(self) -> str:
         return f"LLM({self.engine.name}, backend {self.backend})\n{self.pool}"
+
+
+def _batcher(
+    engine: Engine, config: InflightConfig, *, record: bool, device: str | None
+) -> tuple[PoolPlan, InflightBatcher]:
+    executor = engine.executor(0, device=device)
+    try:
+        pool = planned_pool(engine, executor, config)
+        runner = step_runner_for(executor, largest_step(engine, executor, config, pool))
+    except BaseException:
+        executor.close()
+        raise
+    limits = EngineLimits.from_configs(engine.config.pretrained_config, engine.config.build_config)
+    return pool, InflightBatcher(runner, limits, reuse=config.enable_block_reuse, record=record)
 
 
 def _tokenizer(engine: Engine, given: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 
 from ..ranks import communicator_for, control
 from ..ranks.world import check_world_size
-from .leading import Led, agreed, order, together, together_each
+from .leading import Led, agreed, one_at_a_time, order, together, together_each
 from .limits import EngineLimits
 from .runner import ModelRunner
 
@@ -52,9 +52,10 @@ class RankedRunner(ModelRunner):
         together(lambda: self._close_all())
 
     def _close_all(self) -> None:
-        if (world := control()) is not None:
-            world.post(("close_runner", self.key))
-        super().close()
+        with one_at_a_time:
+            if (world := control()) is not None:
+                world.post(("close_runner", self.key))
+            super().close()
 
     def _fused_session(self) -> Any:
         return Led(self._paged.fused_session(), "call_queued", self.key, QUEUED_CALLS)
@@ -77,8 +78,9 @@ def ranked_runner(engine: Engine, options: dict[str, Any]) -> ModelRunner:
 def _led(engine: Engine, options: dict[str, Any]) -> None:
     world, key = control(), next(_numbers)
     assert world is not None  # noqa: S101 - several ranks were started
-    world.post(("load_runner", key, str(engine.directory.absolute()), options))
-    _load(key, str(engine.directory.absolute()), options)
+    with one_at_a_time:
+        world.post(("load_runner", key, str(engine.directory.absolute()), options))
+        _load(key, str(engine.directory.absolute()), options)
     runner: Any = _held[key]
     runner.session = Led(runner.session, "call_session", key, SESSION_CALLS)
 

@@ -6,6 +6,7 @@ step, whose content the first alone reads; the last stage's logits go to rank 0,
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from itertools import pairwise
 
 import torch
@@ -19,6 +20,26 @@ def micro_batches(rows: int, stages: int) -> list[tuple[int, int]]:
     pieces = min(rows, stages)
     bounds = [piece * rows // pieces for piece in range(pieces + 1)]
     return list(pairwise(bounds))
+
+
+def token_batches(starts: list[int], stages: int) -> list[tuple[int, int]]:
+    """Cut packed rows into pieces of about as many tokens each, at most as many as there are stages.
+
+    Parameters
+    ----------
+    starts
+        Where each row's tokens begin, and where the last row's end.
+    """
+    rows, tokens = len(starts) - 1, starts[-1]
+    bounds = [0]
+    for piece in range(1, min(rows, stages)):
+        share = piece * tokens / stages
+        end = bisect_left(starts, share)
+        if end and share - starts[end - 1] < starts[end] - share:
+            end -= 1
+        if bounds[-1] < end < rows:
+            bounds.append(end)
+    return list(pairwise([*bounds, rows]))
 
 
 def run_padded(
@@ -45,7 +66,8 @@ def run_paged(
     starts = tensors["query_starts"].tolist()
     rows, tokens = tensors["kv_lengths"].shape[0], tensors["token_rows"].shape[0]
     dtype = next(parameter.dtype for parameter in decoder.parameters() if parameter.is_floating_point())
-    for first, end in micro_batches(rows, mapping.pp_size):
+    # Prompts and rows that decode stand side by side: pieces of as many rows would not be of as much work.
+    for first, end in token_batches(starts, mapping.pp_size):
         # Padding stands behind the last row's tokens.
         begin, stop = starts[first], starts[end] if end < rows else tokens
         if begin == stop:

@@ -22,7 +22,7 @@ from .handle import RequestHandle, now_ns
 from .scheduler import PlannedStep, Scheduler, StepCounts
 from .sequence import FINISHED
 from .sequence import Sequence as Request
-from .stepper import StepRunner, StepTicket
+from .stepper import RunnerLostError, StepRunner, StepTicket
 
 _OPEN: weakref.WeakSet[InflightBatcher] = weakref.WeakSet()
 
@@ -234,6 +234,8 @@ class InflightBatcher:
         submitted_ns = now_ns()
         try:
             ticket = self.runner.submit(planned.plan)
+        except RunnerLostError:
+            raise
         except Exception as error:  # one step's rows end with it; the batch goes on
             self._hand_on(self.scheduler.abandon(planned, _step_error(error)))
             return
@@ -244,6 +246,8 @@ class InflightBatcher:
         try:
             tokens = ticket.tokens()
             log_probs = ticket.log_probs()
+        except RunnerLostError:
+            raise
         except Exception as error:
             # What was queued behind it read what it should have written.
             steps = [planned, *(later for later, *_ in queued)]
@@ -263,11 +267,13 @@ class InflightBatcher:
 
     def _hand_on(self, sequences: Iterable[Request]) -> None:
         wakes: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+        news: list[tuple[Request, list[int]]] = []
         for sequence in sequences:
             handle = self._handles.get(sequence.number)
             if handle is None:
                 continue
-            for loop, event in handle._hand_on(self._new_tokens(sequence, len(handle._tokens))):
+            news.append((sequence, self._new_tokens(sequence, len(handle._tokens))))
+            for loop, event in handle._hand_on(news[-1][1]):
                 wakes.setdefault(loop, []).append(event)
             if sequence.state == FINISHED:
                 with self._changed:
@@ -275,6 +281,11 @@ class InflightBatcher:
         for loop, events in wakes.items():
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_set_all, events)
+        if news:
+            self._handed_on(news)
+
+    def _handed_on(self, news: list[tuple[Request, list[int]]]) -> None:
+        """Learn what was handed on: requests with their new tokens."""
 
     def _new_tokens(self, sequence: Request, shown: int) -> list[int]:
         if sequence.slot < 0:

@@ -15,6 +15,7 @@ from .stepper import OffersSteps, StepLimits, StepPlan, StepRunner
 
 if TYPE_CHECKING:
     from ...backends.protocol import Executor, TensorSpec
+    from ...ranks import RankCommunicator
 
 
 def is_paged(executor: Executor) -> bool:
@@ -49,23 +50,32 @@ def tokens_per_block_of(executor: Executor, default: int) -> int:
     return size if isinstance(size, int) else default
 
 
-def step_runner_for(executor: Executor, limits: StepLimits) -> StepRunner:
+def step_runner_for(executor: Executor, limits: StepLimits, ranks: RankCommunicator | None = None) -> StepRunner:
     """Return the executor's own runner where it has one, else the plain one.
+
+    Parameters
+    ----------
+    executor, limits
+        Of this process.
+    ranks
+        The other ranks, for an engine of several.
 
     Raises
     ------
     EngineError
         For an engine without a paged cache, or one that holds a part of the model only.
     """
-    if hasattr(executor, "fused_session") and executor.device.type == "cuda":
+    # Stages of a pipeline run their modules: no graph holds what they send each other.
+    fused = hasattr(executor, "fused_session") and executor.device.type == "cuda"
+    if fused and executor.config.mapping.pp_size == 1:
         from .graph_runner import GraphStepRunner
 
-        return GraphStepRunner(executor, limits)  # type: ignore[arg-type]
-    if isinstance(executor, OffersSteps):
+        return GraphStepRunner(executor, limits, ranks)  # type: ignore[arg-type]
+    if ranks is None and isinstance(executor, OffersSteps):
         runner: StepRunner | None = executor.step_runner(limits)
         if runner is not None:
             return runner
-    return ExecutorStepRunner(executor, limits)
+    return ExecutorStepRunner(executor, limits, ranks)
 
 
 class ExecutorStepRunner:
@@ -77,10 +87,14 @@ class ExecutorStepRunner:
         A loaded engine of the whole model, paged.
     limits
         The largest step; the pool of ``limits.num_blocks`` blocks is allocated here.
+    ranks
+        The other ranks, which are given the same steps. Rank 0 chooses the tokens; the others get them from it, on the
+        device, before the next step reads them.
     """
 
-    def __init__(self, executor: Executor, limits: StepLimits) -> None:
+    def __init__(self, executor: Executor, limits: StepLimits, ranks: RankCommunicator | None = None) -> None:
         _check_form(executor)
+        self._ranks = ranks
         self.executor, self.limits = executor, limits
         self.backend, self.device = executor.backend, executor.device
         on_gpu = self.device.type == "cuda"
@@ -118,10 +132,19 @@ class ExecutorStepRunner:
             logits = self._logits[:1]
         bind("logits", logits)
         self.executor.run()
+        return self._chosen(logits, step, sent["sample_slots"])
+
+    def _chosen(self, logits: torch.Tensor, step: StepPlan, slots: torch.Tensor) -> StepTokens:
+        """Choose the step's tokens on rank 0, and let every rank have them for the next step."""
+        tokens, log_probs = torch.empty(0, dtype=torch.int32), None
         if not step.num_logits:
-            return StepTokens(torch.empty(0, dtype=torch.int32), None, None)
+            return StepTokens(tokens, None, None)
+        chooses = self._ranks is None or self._ranks.mapping.rank == 0
         with torch.inference_mode(), one_thread(self.device):
-            tokens, log_probs = self._sampler.choose(logits, step.sampling, sent["sample_slots"].long())
+            if chooses:
+                tokens, log_probs = self._sampler.choose(logits, step.sampling, slots.long())
+            if self._ranks is not None:
+                self._ranks.broadcast(self._sampler.last_tokens, 0)
         return StepTokens.copied(tokens, log_probs)
 
     def _sent(self, step: StepPlan) -> dict[str, torch.Tensor]:

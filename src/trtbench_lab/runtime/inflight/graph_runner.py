@@ -14,6 +14,7 @@ from .stepper import StepLimits, StepPlan
 
 if TYPE_CHECKING:
     from ...backends.torch.paged_executor import PagedTorchExecutor
+    from ...ranks import RankCommunicator
 
 
 class GraphStepRunner(ExecutorStepRunner):
@@ -25,10 +26,12 @@ class GraphStepRunner(ExecutorStepRunner):
         A loaded engine that offers fused steps.
     limits
         The largest step.
+    ranks
+        The other ranks of a tensor-parallel engine.
     """
 
-    def __init__(self, executor: PagedTorchExecutor, limits: StepLimits) -> None:
-        super().__init__(executor, limits)
+    def __init__(self, executor: PagedTorchExecutor, limits: StepLimits, ranks: RankCommunicator | None = None) -> None:
+        super().__init__(executor, limits, ranks)
         self._steps = executor.steps()
         self._pool_list = list(self._pools.values())
         self._max_tokens = limits.max_blocks_per_row * limits.tokens_per_block
@@ -45,10 +48,7 @@ class GraphStepRunner(ExecutorStepRunner):
                 logits = self._decoded(step, ids, sent)
             else:
                 logits = self._packed(step, ids, sent)
-            if not step.num_logits:
-                return StepTokens(torch.empty(0, dtype=torch.int32), None, None)
-            tokens, log_probs = self._sampler.choose(logits, step.sampling, sent["sample_slots"].long())
-        return StepTokens.copied(tokens, log_probs)
+        return self._chosen(logits, step, sent["sample_slots"])
 
     def _decoded(self, step: StepPlan, ids: torch.Tensor, sent: dict[str, torch.Tensor]) -> torch.Tensor:
         """One token a row: the bucket's graph, over the bucket's own memory."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ...errors import EngineError
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 FAULTY_TOKEN = -1
 """What a runner returns in place of a token when the row's logits hold NaN."""
+
+
+class RunnerLostError(EngineError):
+    """A step failed and no later one can run: of several ranks some may still be in the midst of it."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,8 @@ class StepRunner(Protocol):
         ------
         EngineError
             When the step could not be queued; the runner stays usable unless it was closed.
+        RunnerLostError
+            When it is not usable any more.
         """
 
     def memory(self) -> dict[str, int]:
