@@ -123,16 +123,31 @@ def unguarded(executor: Executor) -> Iterator[None]:
 
 def timed_runs(executor: Executor, num_runs: int, warm_up: int) -> tuple[float, ...]:
     """Return the milliseconds of whole runs of what is bound, after some that are not timed."""
-    times = []
     with unguarded(executor):
-        for number in range(warm_up + num_runs):
-            executor.synchronize()
-            begun = time.perf_counter_ns()
-            executor.run()
-            executor.synchronize()
-            if number >= warm_up:
-                times.append((time.perf_counter_ns() - begun) / 1e6)
+        return timed(executor.run, executor.synchronize, num_runs, warm_up)
+
+
+def timed(
+    run: Callable[[], object], synchronize: Callable[[], object], num_runs: int, warm_up: int
+) -> tuple[float, ...]:
+    """Return the milliseconds of `num_runs` runs, each until the device has finished, after `warm_up` others."""
+    times = []
+    for number in range(warm_up + num_runs):
+        synchronize()
+        begun = time.perf_counter_ns()
+        run()
+        synchronize()
+        if number >= warm_up:
+            times.append((time.perf_counter_ns() - begun) / 1e6)
     return tuple(times)
+
+
+def random_prompts(step: Step, vocab_size: int) -> list[list[int]]:
+    """Return `input_length` random tokens a row, the same in every call."""
+    import torch
+
+    generator = torch.Generator().manual_seed(_SEED)
+    return torch.randint(vocab_size, (step.batch_size, step.input_length), generator=generator).tolist()  # type: ignore[no-any-return]
 
 
 def _sizes(executor: Executor, step: Step, *, paged: bool) -> dict[str, int]:

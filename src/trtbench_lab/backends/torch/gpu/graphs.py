@@ -89,6 +89,10 @@ class DecodeBucket:
             graph = self._graphs[greedy] = self._captured(greedy)
         graph.replay()
 
+    def run_eagerly(self) -> None:
+        """Queue the kernels of one step, ids → logits, one by one: for profilers, which do not see into a graph."""
+        self._step(greedy=False)
+
     def take(self, *, greedy: bool) -> None:
         """Choose tokens from `logits` (greedy) or take them from `chosen`: they become the next step's input."""
         vocab = self.logits.shape[1]

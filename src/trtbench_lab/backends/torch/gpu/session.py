@@ -206,6 +206,13 @@ class FusedSession:
         bucket.run(greedy=False)
         return bucket.logits[: self._rows, : self.vocab_size]
 
+    def forward_eagerly(self) -> torch.Tensor:
+        """As `forward`, kernel by kernel: for profilers, which do not see into a graph."""
+        bucket = self._current()
+        with torch.inference_mode(), self.steps.store.used():
+            bucket.run_eagerly()
+        return bucket.logits[: self._rows, : self.vocab_size]
+
     def _ticket(self, bucket: DecodeBucket) -> TokenTicket:
         row = bucket.ring[self._taken % RING_STEPS]
         self._taken += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,13 @@ from .lowered import LayerWeights, LoweredModel, Product
 
 Chooser = Callable[[str, Product, int], Choice]
 """Name of a product (``"qkv"``, ``"dense"``, ``"fc"``, ``"proj"``, ``"head"``), itself, tokens → how to compute it."""
+Mark = Callable[[str], AbstractContextManager[object]]
+"""The main module of a fused step, ``"transformer.layers.0.attention.qkv"`` → what it runs within."""
+_UNMARKED = nullcontext()
+
+
+def _unmarked(name: str) -> AbstractContextManager[object]:
+    return _UNMARKED
 
 
 @dataclass
@@ -58,6 +66,11 @@ class Steps:
         Where compiled kernels are kept; None leaves that to Triton.
     multi_block_mode
         Whether the keys of a row are split over programs: ``"auto"``, ``"enable"`` or ``"disable"``.
+
+    Attributes
+    ----------
+    mark
+        What each fused step runs within, by the name of its main module: profilers put their marks here.
     """
 
     def __init__(
@@ -72,6 +85,7 @@ class Steps:
         self.store = store or KernelStore()
         self.heads = Heads.of(model.config)
         self.workspace = Workspace(model.device)
+        self.mark: Mark = _unmarked
 
     def scratch(self, rows: int, max_tokens: int) -> Scratch:
         """Return the decode kernel's memory for `rows` rows of up to `max_tokens` tokens."""
@@ -110,21 +124,23 @@ class Steps:
         model = self.model
         work = workspace or self.workspace
         x = self._embedded(ids, positions)
-        for layer, pool in zip(model.layers, pools, strict=True):
-            qkv = self._product("qkv", x, layer.qkv, work, norm=layer.input_norm)
-            context = attention.decode(
-                qkv,
-                pool,
-                model.cos,
-                model.sin,
-                positions,
-                tables,
-                self.heads,
-                scratch,
-                kv_scale=layer.kv_scale,
-                early=early,
-            )
-            x = self._rest_of_layer(x, context, layer, work)
+        for number, (layer, pool) in enumerate(zip(model.layers, pools, strict=True)):
+            with self._at(number, "attention.qkv"):
+                qkv = self._product("qkv", x, layer.qkv, work, norm=layer.input_norm)
+            with self._at(number, "attention"):
+                context = attention.decode(
+                    qkv,
+                    pool,
+                    model.cos,
+                    model.sin,
+                    positions,
+                    tables,
+                    self.heads,
+                    scratch,
+                    kv_scale=layer.kv_scale,
+                    early=early,
+                )
+            x = self._rest_of_layer(x, context, number, work)
         return self._logits(x, work, logits)
 
     def packed(self, step: PackedStep, pools: Sequence[torch.Tensor], scratch: Scratch | None) -> torch.Tensor:
@@ -134,11 +150,13 @@ class Steps:
         wanted = step.logit_indices.long()
         last = len(model.layers) - 1
         for number, (layer, pool) in enumerate(zip(model.layers, pools, strict=True)):
-            qkv = self._product("qkv", x, layer.qkv, work, norm=layer.input_norm)
-            context = self._attend(qkv, pool, step, scratch, layer)
+            with self._at(number, "attention.qkv"):
+                qkv = self._product("qkv", x, layer.qkv, work, norm=layer.input_norm)
+            with self._at(number, "attention"):
+                context = self._attend(qkv, pool, step, scratch, layer)
             if number == last:  # nothing after the last attention is wanted of the other tokens
                 context, x = context[wanted], x[wanted]
-            x = self._rest_of_layer(x, context, layer, work)
+            x = self._rest_of_layer(x, context, number, work)
         return self._logits(x, work)
 
     def _attend(
@@ -177,15 +195,24 @@ class Steps:
             )
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _rest_of_layer(
-        self, x: torch.Tensor, context: torch.Tensor, layer: LayerWeights, work: Workspace
-    ) -> torch.Tensor:
-        x = self._added("dense", context, layer.dense, work, x)
+    def _rest_of_layer(self, x: torch.Tensor, context: torch.Tensor, number: int, work: Workspace) -> torch.Tensor:
+        layer = self.model.layers[number]
+        with self._at(number, "attention.dense"):
+            x = self._added("dense", context, layer.dense, work, x)
         then: dict[str, object] = {"act": self.model.activation, "reader": layer.proj.inputs}
-        wide = self._product("fc", x, layer.fc, work, norm=layer.post_norm, **then)
-        return self._added("proj", wide, layer.proj, work, x)
+        with self._at(number, "mlp.fc"):
+            wide = self._product("fc", x, layer.fc, work, norm=layer.post_norm, **then)
+        with self._at(number, "mlp.proj"):
+            return self._added("proj", wide, layer.proj, work, x)
+
+    def _at(self, number: int, part: str) -> AbstractContextManager[object]:
+        return self.mark(f"transformer.layers.{number}.{part}")
 
     def _embedded(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        with self.mark("transformer.vocab_embedding"):
+            return self._embed(ids, positions)
+
+    def _embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         model = self.model
         if model.split_embedding is None:
             return ops.embed(ids, positions, model.embedding, model.position_embedding)
@@ -204,6 +231,10 @@ class Steps:
         return ranks.reduce_add(self._product(name, x, product, work), residual)
 
     def _logits(self, x: torch.Tensor, work: Workspace, out: torch.Tensor | None = None) -> torch.Tensor:
+        with self.mark("lm_head"):
+            return self._head(x, work, out)
+
+    def _head(self, x: torch.Tensor, work: Workspace, out: torch.Tensor | None) -> torch.Tensor:
         model = self.model
         head, norm = model.head, model.final_norm
         if model.ranks is not None:
