@@ -45,21 +45,20 @@ def _config(family: str, **changes: Any) -> Any:
     if family == "gpt2":
         return transformers.GPT2Config(**{**_GPT2, **special})
     if family == "gpt_bigcode":
-        return transformers.GPTBigCodeConfig(**_GPT2, multi_query=True, **special)
+        return transformers.GPTBigCodeConfig(**{**_GPT2, "multi_query": True, **special})
     if family == "llama":
         return transformers.LlamaConfig(**{**_LLAMA, **special})
     if family == "llama-linear":
-        return transformers.LlamaConfig(
-            **_LLAMA, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0}, **special
-        )
+        linear = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0}
+        return transformers.LlamaConfig(**{**_LLAMA, "rope_parameters": linear, **special})
     if family == "llama3":
-        return transformers.LlamaConfig(**_LLAMA, rope_parameters=_LLAMA3_SCALING, **special)
+        return transformers.LlamaConfig(**{**_LLAMA, "rope_parameters": _LLAMA3_SCALING, **special})
     if family == "internlm":
-        return transformers.LlamaConfig(**{**_LLAMA, "num_key_value_heads": 4}, attention_bias=True, **special)
+        return transformers.LlamaConfig(**{**_LLAMA, "num_key_value_heads": 4, "attention_bias": True, **special})
     if family == "qwen2":
-        return transformers.Qwen2Config(**{**_LLAMA, "tie_word_embeddings": True}, **special)
+        return transformers.Qwen2Config(**{**_LLAMA, "tie_word_embeddings": True, **special})
     if family == "mistral":
-        return transformers.MistralConfig(**_LLAMA, sliding_window=6, head_dim=16, **special)
+        return transformers.MistralConfig(**{**_LLAMA, "sliding_window": 6, "head_dim": 16, **special})
     raise KeyError(family)
 
 

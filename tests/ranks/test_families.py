@@ -1,0 +1,118 @@
+"""Every family and every quantized format in processes of its own, against Hugging Face and one rank's engine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.backends.models import FAMILIES as EVERY_FAMILY
+from tests.backends.models import checkpoint_of, random_model
+from tests.backends.quantized_models import MIXED, RECIPES, quantized_checkpoint
+from tests.ranks.direct_build import build_here
+from tests.ranks.rank_families import PROMPTS, found_in, read_through_the_cache
+from tests.ranks.worlds import on_ranks
+
+from trtbench_lab.specs import BuildConfig, Mapping
+
+pytestmark = pytest.mark.mpi
+
+PADDED = BuildConfig(backend="torch", max_batch_size=4, max_input_len=16, max_seq_len=32)
+PAGED = PADDED.replace(
+    plugin_config=PADDED.plugin_config.replace(use_inflight_batching=True, gpt_attention_plugin="auto")
+)
+FAMILIES = tuple(family for family in EVERY_FAMILY if family != "llama-linear")  # llama3 has scaled positions too
+LAYOUTS = {
+    "tp2": Mapping(tp_size=2),
+    "pp2": Mapping(pp_size=2),
+    "tp4": Mapping(tp_size=4),  # two K/V heads, or one: each on several ranks
+    "tp2pp2": Mapping(tp_size=2, pp_size=2),
+}
+WORLDS = {2: ("tp2", "pp2"), 4: ("tp4", "tp2pp2")}
+TIED = ("gpt2", "gpt_bigcode", "qwen2")
+FORMATS = {
+    **{name: RECIPES[name] for name in ("int8 weights", "int4 groups", "awq", "gptq with zeros", "smooth", "fp8")},
+    "mixed": MIXED,
+    "int8 cache": {"kv_cache_quant_algo": "INT8"},
+}
+FORMAT_LAYOUTS = {"tp2": LAYOUTS["tp2"], "pp2": LAYOUTS["pp2"]}
+
+
+def embedding_of(family, layout):
+    """Every layout has another form of the embedding: split by vocabulary and shared, whole, split by hidden size."""
+    if layout == "tp2":
+        return {"use_parallel_embedding": True, "share_embedding_table": family in TIED}
+    return {"use_parallel_embedding": True, "embedding_sharding_dim": 1} if layout == "tp4" else {}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("families")
+
+
+@pytest.fixture(scope="module")
+def models(folder):
+    layers = {family: "n_layer" if family.startswith("gpt") else "num_hidden_layers" for family in FAMILIES}
+    return {family: random_model(family, folder / "hf" / family, **{layers[family]: 2}) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def quantizable(folder):
+    """Two K/V heads, and every width a multiple of a rank's groups."""
+    return random_model("llama", folder / "hf" / "quantizable", num_hidden_layers=2, intermediate_size=64)
+
+
+def build_format(folder, model, name, layout):
+    checkpoint = folder / f"checkpoint-{layout}-{name}"
+    quantized_checkpoint(model, checkpoint, FORMATS[name], mapping=FORMAT_LAYOUTS.get(layout, Mapping()))
+    build_here(checkpoint, PAGED if "cache" in name else PADDED, folder / f"{layout}-{name}")
+    return folder / f"{layout}-{name}"
+
+
+@pytest.fixture(scope="module")
+def found(folder, models, quantizable):
+    """What the ranks give: one world a number of ranks, which runs all its engines."""
+    names = {ranks: [] for ranks in WORLDS}
+    for ranks, layouts in WORLDS.items():
+        for layout in layouts:
+            for family, model in models.items():
+                checkpoint = folder / f"checkpoint-{layout}-{family}"
+                checkpoint_of(model, checkpoint, mapping=LAYOUTS[layout], **embedding_of(family, layout))
+                names[ranks].append(build_here(checkpoint, PADDED, folder / f"{layout}-{family}").name)
+    names[2] += [build_format(folder, quantizable, name, layout).name for layout in FORMAT_LAYOUTS for name in FORMATS]
+    results = {}
+    for ranks in WORLDS:
+        done = on_ranks(ranks, "-m", "tests.ranks.rank_families", str(folder), *names[ranks], timeout_s=240)
+        assert done.returncode == 0, done.stderr
+        results |= torch.load(folder / f"found-{ranks}.pt")
+    return results
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ranks_give_hugging_faces_logits_and_one_ranks_tokens(folder, models, found, family):
+    checkpoint_of(models[family], folder / f"checkpoint-{family}")
+    one = found_in(build_here(folder / f"checkpoint-{family}", PADDED, folder / f"one-{family}"))
+    theirs = [models[family].logits(torch.tensor([row]))[0] for row in PROMPTS]
+    for layout in LAYOUTS:
+        ours = found[f"{layout}-{family}"]
+        for logits, expected in zip(ours["logits"], theirs, strict=True):
+            # Sums over ranks are added in another order; 1e-4 of the range, as for one rank.
+            assert relative_error(logits, expected) <= 1e-4, layout
+        assert torch.equal(ours["greedy"], one["greedy"]), layout
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_ranks_of_a_quantized_model_give_what_one_rank_gives(folder, quantizable, found, name):
+    reads = read_through_the_cache if "cache" in name else found_in
+    one = reads(build_format(folder, quantizable, name, "one"))
+    for layout in FORMAT_LAYOUTS:
+        ours = found[f"{layout}-{name}"]
+        for logits, expected in zip(ours["logits"], one["logits"], strict=True):
+            # Another order of sums; a last bit that rounds an input to the neighbouring step moves logits by 1e-3.
+            assert relative_error(logits, expected) <= 5e-3, layout
+            assert (logits - expected).abs().median() <= 1e-4 * (expected.max() - expected.min()), layout
+        if "greedy" in one:
+            assert torch.equal(ours["greedy"], one["greedy"]), layout
+
+
+def relative_error(got, expected):
+    """The largest difference as a share of the logits' range."""
+    return float((got - expected).abs().max() / (expected.max() - expected.min()))
