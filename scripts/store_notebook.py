@@ -2,12 +2,15 @@
 
 python scripts/store_notebook.py notebooks/01_download_and_convert.ipynb …
 
-Outputs keep no script, no plotly.js, no path of the machine they ran on, and stay small.
+Outputs keep no script, no plotly.js, no path of the machine they ran on, and stay small. A widget leaves the tables
+and pictures that stand in its place where no widget runs, as they were when the cell after its own had run: the
+monitor of a build then shows the build that has ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -22,13 +25,42 @@ PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MOST_BYTES = 60_000  # of one output; a longer table is shown as its text
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_PROGRESS = re.compile(r'<pre style="margin:0;opacity:0.75">[^<]*</pre>')
+_ASK_WIDGETS = """
+import json as _json
+from ipywidgets.widgets.widget import _instances
+_shown = {{name: _instances[name] for name in {names!r} if hasattr(_instances.get(name), "fallback_html")}}
+print(_json.dumps({{name: one._repr_mimebundle_() for name, one in _shown.items()}}, default=str))
+del _json, _instances, _shown
+"""
+
+
+class WidgetClient(NotebookClient):
+    """A notebook client that asks widgets for what stands in their place, once more when the next cell has run."""
+
+    async def async_execute_cell(self, cell: nbformat.NotebookNode, cell_index: int, **options: Any) -> Any:
+        result = await super().async_execute_cell(cell, cell_index, **options)
+        code = [other for other in self.nb.cells[: cell_index + 1] if other.cell_type == "code"]
+        shown = {
+            output["data"][WIDGET]["model_id"]: output["data"]
+            for other in code[-2:]
+            for output in other.outputs
+            if WIDGET in output.get("data", {})
+        }
+        if cell.cell_type == "code" and shown:
+            question = nbformat.v4.new_code_cell(_ASK_WIDGETS.format(names=sorted(shown)))
+            await super().async_execute_cell(question, cell_index, store_history=False)
+            for name, bundle in json.loads(question.outputs[0]["text"]).items():
+                data = bundle[0] if isinstance(bundle, list) else bundle
+                shown[name].update({mime: data[mime] for mime in ("text/html", "text/plain")})
+        return result
 
 
 def execute(path: Path, folder: Path, timeout_s: int = 600) -> nbformat.NotebookNode:
     """Run a notebook in `folder`, whose history and cache are its own, and return it with its outputs."""
     notebook = nbformat.read(path, as_version=4)
     environment = {**os.environ, "TRTBENCH_HOME": str(folder / "home"), "TRTBENCH_OUTPUT_DIR": str(folder)}
-    client = NotebookClient(
+    client = WidgetClient(
         notebook, timeout=timeout_s, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     client.execute(env=environment)
@@ -57,6 +89,9 @@ def lighten(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookN
                 output["text"] = _clean(output["text"], folder)
             if output.get("name") == "stderr":
                 continue  # progress of libraries
+            if output.output_type == "stream" and kept and kept[-1].get("name") == output.name:
+                kept[-1]["text"] += output["text"]  # a text that streamed is one text
+                continue
             kept.append(output)
         cell.outputs = kept
     return notebook
@@ -76,6 +111,8 @@ def _light(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not str(data.get("text/plain", "x")).strip():
         return {}  # progress that has been cleared
     html = data.get("text/html")
+    if isinstance(html, str) and _PROGRESS.fullmatch(html):
+        return {}
     if isinstance(html, str) and "<script" in html:
         data.pop("text/html")
         if set(data) <= {"text/plain"}:
