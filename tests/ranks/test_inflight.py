@@ -1,0 +1,120 @@
+"""A running batch over several ranks, each in a process of its own: every request gives what it gives alone on one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tests.backends.models import checkpoint_of, random_model
+from tests.ranks import rank_requests
+from tests.ranks.worlds import on_ranks
+
+from trtbench_lab.engine import build
+from trtbench_lab.runtime import LLM
+from trtbench_lab.specs import BuildConfig, Mapping, PluginConfig
+
+pytestmark = pytest.mark.mpi
+
+CONFIG = BuildConfig(
+    backend="torch",
+    max_batch_size=4,
+    max_input_len=48,
+    max_seq_len=64,
+    plugin_config=PluginConfig(use_inflight_batching=True, gpt_attention_plugin="auto", tokens_per_block=8),
+)
+LAYOUTS = {
+    "one": Mapping(),
+    "tp2": Mapping(tp_size=2),
+    "pp2": Mapping(pp_size=2),
+    "tp2pp2": Mapping(tp_size=2, pp_size=2),
+}
+SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 64}
+BLOCK_BYTES = 2 * 2 * 2 * 8 * 8 * 4  # layers, keys and values, heads, tokens, head width, float32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Engines by the name of their layout, and a file of requests."""
+    folder = tmp_path_factory.mktemp("inflight")
+    model = random_model("llama", folder / "model", **SHAPE)
+    for name, mapping in LAYOUTS.items():
+        checkpoint_of(model, folder / f"checkpoint-{name}", mapping=mapping)
+        build(folder / f"checkpoint-{name}", CONFIG, folder / name, use_cache=False)
+    rows = [{"input_ids": [5, 17, 40 + i], "output_tokens": 4 + i} for i in range(5)]
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """What each request gives on one rank with nobody beside it."""
+    found = []
+    with LLM(folder / "one", tokenizer=False, max_running=1, enable_block_reuse=False) as llm:
+        for request in rank_requests.requests():
+            handle = llm.batcher.submit(request["prompt"], **request["sampling"])
+            found.append((handle.result(), handle.log_probs))
+        streams = [llm.generate([n, 3], {"max_tokens": 6}).outputs[0].token_ids for n in range(1, 6)]
+        crowd = [llm.generate(prompt, {"max_tokens": 24}).outputs[0].token_ids for prompt in rank_requests.CROWD]
+        together = [llm.generate(prompt, {"max_tokens": 3}).outputs[0].token_ids for prompt in ([5, 6], [7])]
+    return found, streams, crowd, together
+
+
+@pytest.mark.parametrize(("ranks", "names"), [(2, ["tp2", "pp2"]), (4, ["tp2pp2"])], ids=["two", "four"])
+def test_requests_that_come_and_go_give_what_each_gives_alone_on_one_rank(folder, alone, ranks, names):
+    words = ("-m", "tests.ranks.rank_requests", str(BLOCK_BYTES // ranks), str(folder), *names)
+    done = on_ranks(ranks, *words, timeout_s=300)
+    assert done.returncode == 0, done.stderr
+    expected, streams, crowd, together = alone
+    for name in names:
+        found = torch.load(folder / f"served-{name}.rank0.pt")
+        assert found["blocks"] == rank_requests.BLOCKS
+        for i, request in enumerate(rank_requests.requests()):
+            tokens, log_probs = expected[i]
+            if request["cancel"] is not None:
+                assert found["reasons"][i] in ("cancelled", "length")
+                assert len(found["tokens"][i]) >= request["cancel"]
+                assert found["tokens"][i] == tokens[: len(found["tokens"][i])], (name, i)
+                continue
+            assert found["tokens"][i] == tokens, (name, i)
+            # Sums over ranks in another order.
+            assert found["log_probs"][i] == pytest.approx(log_probs, abs=1e-4)
+        assert "cancelled" in found["reasons"]
+        assert found["crowd"] == crowd
+        assert found["preemptions"] > 0
+        assert found["reused"] > 0
+        assert found["rising"]
+        assert [tokens for _, tokens in found["streams"]] == streams
+        assert max(pieces for pieces, _ in found["streams"]) > 1
+        assert found["together"] == together
+        assert "at most 48" in found["refused"]
+        for rank in range(1, ranks):
+            other = torch.load(folder / f"served-{name}.rank{rank}.pt")
+            for kind in ("blocks", "tokens", "reasons", "log_probs", "preemptions", "reused", "together", "refused"):
+                assert other[kind] == found[kind], (name, kind, rank)
+            assert [tokens for _, tokens in other["streams"]] == streams
+
+
+def test_files_of_requests_and_serving_go_over_ranks_and_rank_0_speaks(folder):
+    engine, prompts, out = folder / "pp2", folder / "prompts.jsonl", folder / "results.jsonl"
+    script = folder / "lines.txt"
+    script.write_text(
+        f"run --engine_dir {engine} --prompts {prompts} --output_jsonl {out} -q\n"
+        f"bench --engine_dir {engine} --mode serving --dataset {prompts} --request_rate inf --warm_up 1 -q\n"
+    )
+    done = on_ranks(2, "-m", "tests.ranks.rank_requests", "shell", str(script), timeout_s=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Run: pp2") == 1
+    assert done.stdout.count("[SERVING] policy in-flight requests 5 completed 5") == 1
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    with LLM(folder / "one", tokenizer=False) as llm:
+        for i, row in enumerate(rows):
+            sampling = {"max_tokens": 4 + i}
+            assert row["token_ids"] == llm.generate([5, 17, 40 + i], sampling).outputs[0].token_ids
+
+
+@pytest.mark.parametrize("by", ["shell", "program"])
+def test_a_rank_that_fails_in_a_step_says_why_and_ends_all(folder, by):
+    done = on_ranks(2, "-m", "tests.ranks.rank_requests", "fail", str(folder), "tp2", by, timeout_s=300)
+    assert done.returncode != 0
+    assert "this card has fallen off the bus" in done.stderr
