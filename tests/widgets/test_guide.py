@@ -15,6 +15,7 @@ from trtbench_lab.demo import demo_model_dir
 from trtbench_lab.errors import SpecError
 from trtbench_lab.specs import Gpu
 from trtbench_widgets.guide import Guide
+from trtbench_widgets.path_costs import costs_ahead
 from trtbench_widgets.path_state import INTERRUPTED, PathState
 from trtbench_widgets.path_steps import BY_NAME, STEPS, with_all_before
 
@@ -249,3 +250,21 @@ def test_it_reads_well_without_a_kernel(folder):
     data = guide(folder)._repr_mimebundle_()[0]
     assert "%trt_convert" in data["text/html"]
     assert "not begun" in data["text/plain"]
+
+
+PLAN = {
+    "download_bytes": 1 << 30, "checkpoint_bytes": 2 << 30, "engine_bytes": 3 << 30, "build_s": 40.0,
+    "memory": [{"bytes": 5 << 30}], "predictions": [{"ttft_ms": 100.0, "itl_ms": 50.0}],
+}  # fmt: skip
+
+
+def test_costs_ahead_name_time_memory_and_disk(folder):
+    settings = guide(folder).settings
+    ahead = {name: ", ".join(words) for name, words in costs_ahead(settings, PLAN).items()}
+    assert ahead["build"] == "about 40.0 s, at least 2 GiB of memory, 3 GiB of disk"
+    assert "2 GiB of disk" in ahead["convert"]
+    tokens = settings["run"]["max_new_tokens"]
+    assert ahead["run"] == f"about {(100 + 50 * tokens) / 1000:.1f} s of work after loading, 5 GiB of memory"
+    assert ahead["quantization"] == "nothing"
+    settings["quantization"]["qformat"] = "int4_awq"
+    assert "2 GiB of disk" in ", ".join(costs_ahead(settings, PLAN)["quantization"])

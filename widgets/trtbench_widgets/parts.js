@@ -173,6 +173,7 @@ class FigureCard {
     const layout = { ...this.panel.layout, template: this.templates[theme], height: this.panel.height, autosize: true };
     const data = this.panel.data.map((trace) => ({ ...trace }));
     this.dim(data);
+    for (const label of this.plot.querySelectorAll(".hoverlayer > *")) label.remove(); // of what was drawn before
     await Plotly.react(this.plot, data, layout, { displayModeBar: false, responsive: false, scrollZoom: false });
     if (!this.drawn) {
       this.plot.on("plotly_click", (event) => {

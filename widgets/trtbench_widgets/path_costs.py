@@ -27,10 +27,14 @@ def costs_ahead(settings: Settings, plan: Mapping[str, Any]) -> dict[str, list[s
     build_s, runs = plan.get("build_s"), int(settings["benchmark"]["num_runs"]) + 2
     return {
         "model": [f"{bytes_text(plan['download_bytes'])} of weights to read or fetch"],
-        "convert": [f"about {writing} of writing", f"{weights} of disk"],
+        "convert": [f"about {writing} of writing", "memory of one tensor at a time", f"{weights} of disk"],
         "plugins": ["nothing; it is paid at the build"],
         "quantization": _quantization_cost(settings, plan),
-        "build": [f"about {seconds_text(build_s)}" if build_s else "time not known", f"{engine} of disk"],
+        "build": [
+            f"about {seconds_text(build_s)}" if build_s else "time not known",
+            f"at least {weights} of memory",
+            f"{engine} of disk",
+        ],
         "run": _running_cost(settings, plan),
         "compare": _running_cost(settings, plan, sides=2),
         "benchmark": _running_cost(settings, plan, sides=2, runs=runs),
@@ -40,7 +44,11 @@ def costs_ahead(settings: Settings, plan: Mapping[str, Any]) -> dict[str, list[s
 def _quantization_cost(settings: Settings, plan: Mapping[str, Any]) -> list[str]:
     if not quantizes(settings):
         return ["nothing"]
-    return [f"{bytes_text(plan['checkpoint_bytes'])} of disk", "time grows with the model, and with calibration"]
+    return [
+        "time grows with the model, and with calibration",
+        f"where it calibrates, at least {bytes_text(plan['download_bytes'])} of memory",
+        f"{bytes_text(plan['checkpoint_bytes'])} of disk",
+    ]
 
 
 def _running_cost(settings: Settings, plan: Mapping[str, Any], sides: int = 1, runs: int = 1) -> list[str]:
