@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.ranks.worlds import on_ranks
 
-from trtbench_lab.backends.torch.pipeline import micro_batches
+from trtbench_lab.backends.torch.pipeline import micro_batches, token_batches
 from trtbench_lab.ranks import Launch, launched
 
 
@@ -32,6 +32,13 @@ def test_micro_batches_hold_every_row_once():
     assert micro_batches(1, 4) == [(0, 1)]
     assert micro_batches(5, 2) == [(0, 2), (2, 5)]
     assert micro_batches(8, 4) == [(0, 2), (2, 4), (4, 6), (6, 8)]
+
+
+def test_pieces_of_packed_rows_have_about_as_many_tokens():
+    assert token_batches([0, 1, 2, 3, 40], 2) == [(0, 3), (3, 4)]  # three that decode, then a prompt
+    assert token_batches([0, 40, 41, 42], 2) == [(0, 1), (1, 3)]
+    assert token_batches([0, 1, 2, 3, 4], 2) == [(0, 2), (2, 4)]
+    assert token_batches([0, 9], 4) == [(0, 1)]
 
 
 @pytest.mark.mpi
