@@ -18,8 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,27 +62,20 @@ def problems(name: str) -> dict[str, Problem]:
 
 
 def present(problem: Problem) -> list[Choice]:
-    """The likeliest of the kernels that engines had before."""
-    old = [c for c in candidates.candidates(problem) if c.kernel in ("matvec", "slice", "tile") and not c.ahead]
+    """The likeliest of the other kernels."""
+    old = [c for c in candidates.candidates(problem) if c.kernel in ("matvec", "slice", "tile")]
     return [c for c in old if c.kernel != "tile"][:5] + [c for c in old if c.kernel == "tile"][:2]
 
 
 def new(problem: Problem) -> list[Choice]:
-    """What is tried beside them."""
-    if problem.rows > 1:
-        return candidates.direct(problem)
-    shapes = [c for c in present(problem) if c.kernel == "matvec"]
-    early = [replace(shapes[0], ahead=a) for a in ((1, 3, 7) if problem.in_features > 4096 else (1, 3))]
-    if problem.kind == "int8":
-        early += [replace(shapes[1], ahead=a) for a in (3, 7)]
-    straight = candidates.direct(problem)[:5]
-    return early + straight + [replace(choice, ahead=7) for choice in straight]
+    """Weights that lie in the tensor cores' registers."""
+    return [choice for choice in candidates.candidates(problem) if choice.kernel == "direct"]
 
 
 def _warm(pieces: list[tuple[Problem, list[Choice]]]) -> None:
     tuning.COLD_BYTES = 1
     for problem, choices in pieces:
-        case = tuning.Case(replace(problem, rows=problem.rows), torch.device("cuda"))
+        case = tuning.Case(problem, torch.device("cuda"))
         for choice in choices:
             try:
                 case.run(choice, 0, pdl=True)
@@ -138,8 +129,7 @@ def checked(case: tuning.Case, choices: list[Choice]) -> list[Choice]:
 
 
 def short(choice: Choice) -> str:
-    parts = f"{choice.kernel} n{choice.block_n} c{choice.block_c} w{choice.num_warps}"
-    return parts + (f" ahead {choice.ahead}" if choice.ahead else "")
+    return f"{choice.kernel} n{choice.block_n} c{choice.block_c} w{choice.num_warps}"
 
 
 def micro(name: str, rate: float) -> tuple[dict[str, Choice], dict[str, Choice]]:
@@ -158,10 +148,6 @@ def micro(name: str, rate: float) -> tuple[dict[str, Choice], dict[str, Choice]]
         shown = "; ".join(f"{us:.2f} {floor / us:.0%} {short(c)}" for us, c in timed[:6])
         say(f"{name} {layer}: floor {floor:.2f}, before {before[0]:.2f} {floor / before[0]:.0%} {short(before[1])} | "
             f"{len(good)} of {len(old + fresh)} right | {shown}")  # fmt: skip
-        for kernel in ("direct", "early"):
-            some = [t for t in timed if (t[1].kernel == kernel or (kernel == "early" and t[1].ahead)) and t[1] in fresh]
-            if some and some[0] not in timed[:6]:
-                say(f"    best {kernel}: {some[0][0]:.2f} {short(some[0][1])}")
         del case
         torch.cuda.empty_cache()
     return was, best
@@ -245,28 +231,17 @@ def everything(names: list[str]) -> None:
         tables[name] = micro(name, rate)
     kept_choices = {name: {key: choice.to_dict() for key, choice in best.items()} for name, (_, best) in tables.items()}
     (folder / "choices.json").write_text(json.dumps(kept_choices, indent=1))
-    best_tiles: DecodeTiles | None = None
     for name in names:
         was, best = tables[name]
         whole = Whole(name)
         say(name, "is there")
-        if name in ("INT8", "GPT2"):
-            whole.run("as before", was)
-        kept = (whole.run("best products", best), best)
-        if name != "GPT2":
-            forced = {key: replace(c, ahead=c.ahead or 7) for key, c in best.items()}
-            kept = min(kept, (whole.run("all early", forced), forced), key=lambda pair: pair[0])
-        if name in ("INT8", "GPT2"):
-            tried = [DecodeTiles(8, 64, 4, True), DecodeTiles(16, 64), DecodeTiles(16, 32, 4, True)]
-            if name == "GPT2":
-                tried = [DecodeTiles(4, 64, 4, True), DecodeTiles(8, 64, 4, True), DecodeTiles(4, 32, 4, True),
-                         DecodeTiles(2, 64, 4, True), DecodeTiles(8, 32, 2, True)]  # fmt: skip
-            timed = [(whole.run(f"with {tiles}", kept[1], tiles), tiles) for tiles in tried]
-            quickest = min(timed, key=lambda pair: pair[0])
-            if name == "INT8" and quickest[0] < kept[0]:
-                best_tiles = quickest[1]
-        elif best_tiles is not None:
-            whole.run(f"with {best_tiles}", kept[1], best_tiles)
+        whole.run("other kernels", was)
+        whole.run("best products", best)
+        tried = [DecodeTiles(8, 64), DecodeTiles(16, 64, 4, True)]
+        if name == "GPT2":
+            tried = [DecodeTiles(4, 64, 4, True), DecodeTiles(4, 32), DecodeTiles(8, 32)]
+        for tiles in tried:
+            whole.run(f"with {tiles}", best, tiles)
         del whole
         torch.cuda.empty_cache()
     say("end")
@@ -317,7 +292,7 @@ def launches() -> None:
             norm = None if kind == "int8_int8" else "rms"
             problem = Problem(rows, 200, 1024, dtype="float16", norm=norm, **extras)
             shapes: dict[str, Choice] = {}
-            for choice in [*candidates.candidates(replace(problem, rows=max(rows, 1))), *candidates.direct(problem)]:
+            for choice in candidates.candidates(problem):
                 shapes.setdefault(choice.kernel, choice)
             if rows > 1:
                 tile = next(c for c in candidates.candidates(problem) if c.kernel == "tile" and c.split_k > 1)
@@ -326,10 +301,9 @@ def launches() -> None:
             for choice in shapes.values():
                 if choice.kernel == "library":
                     continue
-                for ahead in (0, 1) if choice.kernel in ("matvec", "direct") else (0,):
-                    case.workspace.reserve(problem, choice)
-                    case.run(replace(choice, ahead=ahead), 0, pdl=True)
-                    count += 1
+                case.workspace.reserve(problem, choice)
+                case.run(choice, 0, pdl=True)
+                count += 1
     x = torch.randn(5, 1000, device=device, dtype=torch.float16)
     norm_of = Norm("layer", x[0].clone(), x[1].clone(), 1e-5)
     order = torch.randperm(1000, device=device).to(torch.int32)
@@ -352,13 +326,18 @@ def launches() -> None:
     print(f"{count} launches; divisions of the attention differ by {far:.1e}")
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"gemm_off": gemm_off, "launches": launches}
-
-
 def main() -> None:
     words = sys.argv[1:]
-    if words and words[0] in COMMANDS:
-        COMMANDS[words[0]]()
+    if words[:1] == ["gemm_off"]:
+        gemm_off()
+        return
+    with torch.inference_mode():
+        _measure(words)
+
+
+def _measure(words: list[str]) -> None:
+    if words[:1] == ["launches"]:
+        launches()
     elif words[:1] == ["micro"]:
         compile_ahead(words[1:])
         rate = read_rate()
@@ -369,5 +348,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with torch.inference_mode():
-        main()
+    main()

@@ -82,6 +82,8 @@ def test_keys_are_split_more_the_fewer_programs_there_are() -> None:
     assert splits == sorted(splits, reverse=True)
     assert (splits[0], splits[-1]) == (8, 1)
     assert decode_tiles(1, heads, 16384, 132).splits == 32  # long sequences are worth more parts
+    assert decode_tiles(1, heads, 1024, 132).ahead
+    assert not decode_tiles(8, Heads(16, 16, 64, 0, False, None, 1.0), 1024, 132).ahead  # slower with narrow heads
     assert decode_tiles(1, heads, 1024, 132, "disable").splits == 1
     assert decode_tiles(512, heads, 1024, 132, "enable").splits == 2
 

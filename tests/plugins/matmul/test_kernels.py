@@ -196,6 +196,18 @@ def test_a_pre_scale_multiplies_the_inputs():
     assert np.linalg.norm(out.double().numpy() - expected) / np.linalg.norm(expected) < BOUNDS[torch.float16]
 
 
+def test_the_direct_kernel_says_where_it_does_not_run():
+    weights = random_weights(Problem(1, 16, 128, "fp8", "float16"), torch.Generator().manual_seed(4))
+    x, out, choice = torch.zeros(1, 128).half(), torch.zeros(1, 16).half(), Choice("direct", 8, 16, 32, num_warps=1)
+    with pytest.raises(SpecError, match="Gluon"):
+        linear(x, weights, out, choice)
+    with pytest.raises(SpecError, match="up to 8 rows in 16 bits"):
+        linear(x.float(), weights, out.float(), choice)
+    integers = random_weights(Problem(1, 16, 128, "int8", "float16"), torch.Generator().manual_seed(4))
+    with pytest.raises(SpecError, match="dense, fp8, or int4"):
+        linear(x, integers, out, choice)
+
+
 def test_wrong_calls_are_told():
     stored = LinearWeights("dense", torch.zeros(8, 32), 8, 32)
     with pytest.raises(SpecError, match="takes one row"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from trtbench_lab.plugins.matmul import Choice, Problem, linear
+from trtbench_lab.plugins.matmul import Choice, Norm, Problem, linear
+from trtbench_lab.plugins.matmul.candidates import candidates
 from trtbench_lab.plugins.matmul.launch import Workspace
 from trtbench_lab.plugins.matmul.reference import linear_reference
 from trtbench_lab.plugins.matmul.tuning import random_weights
@@ -37,3 +40,38 @@ def test_a_kernel_computes_the_definition(rows, kernel, choice, kind, group_size
         results.append(out)
     assert float((results[0].double() - expected).norm() / expected.norm()) < 1e-3  # one rounding to float16
     assert torch.equal(*results)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("extras", ["plain", "gated", "norm", "layer norm", "factors"])
+@pytest.mark.parametrize(("kind", "group_size"), [("dense", None), ("int4", None), ("int4", 128), ("fp8", None)])
+def test_weights_in_the_tensor_cores_registers(kind, group_size, extras, dtype):
+    """The direct kernel with each of its shapes, at one row and at several, with all that may be fused to it."""
+    device = torch.device("cuda")
+    kinds = {"norm": "rms", "layer norm": "layer"}
+    for rows in (1,) if kind != "dense" else (2, 3, 8):
+        problem = Problem(
+            rows, 1000, 1024, kind, dtype, group_size, gated=extras == "gated", norm=kinds.get(extras)
+        )
+        generator = torch.Generator(device).manual_seed(rows)
+        weights = random_weights(problem, generator)
+        gate = random_weights(problem, generator) if problem.gated else None
+        x = torch.randn(rows, 1024, generator=generator, device=device).to(getattr(torch, dtype))
+        residual = torch.randn(rows, 1000, generator=generator, device=device).to(x.dtype)
+        norm = Norm(problem.norm, x[0].abs(), x[0] if extras == "layer norm" else None, 1e-5) if problem.norm else None
+        if extras == "factors":
+            weights = dataclasses.replace(weights, pre_scale=x[0].abs() + 0.5, bias=residual[0].clone())
+        given = {"gate": gate, "activation": "silu" if gate else None, "residual": residual, "norm": norm}
+        expected = linear_reference(x, weights, dtype=torch.float64, **given)
+        tried = [choice for choice in candidates(problem) if choice.kernel == "direct"]
+        assert tried
+        for choice in tried:
+            results = []
+            for pdl in (False, True):
+                out = torch.full((rows, 1000), float("nan"), dtype=x.dtype, device=device)
+                results.append(linear(x, weights, out, choice, pdl=pdl, **given))
+            # One rounding to the type; inputs that were normed or scaled have been rounded to it once before.
+            bound = 2e-3 if dtype == "float16" else 1.2e-2
+            assert float((results[0].double() - expected).norm() / expected.norm()) < bound, choice
+            assert torch.equal(*results)

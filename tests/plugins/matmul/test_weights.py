@@ -88,6 +88,30 @@ def test_candidates_are_distinct_data_for_every_problem(kind, rows, gated):
     assert Choice.from_dict({**found[0].to_dict(), "of_a_later_version": 1}) == found[0]
 
 
+@pytest.mark.parametrize(
+    ("rows", "kind", "more", "offered"),
+    [
+        (1, "int4", {"group_size": 128}, True),
+        (1, "int4", {"group_size": 128, "gated": True, "norm": "rms"}, True),
+        (1, "fp8", {"norm": "rms"}, True),
+        (8, "dense", {}, True),
+        (2, "dense", {"in_features": 1024, "norm": "layer"}, True),
+        (9, "dense", {}, False),  # more rows than the operand has columns
+        (1, "int8", {}, False),  # bytes are no numbers of bfloat16 after one operation
+        (1, "int4", {"group_size": 128, "zeros": True}, False),
+        (1, "int4", {"group_size": 64}, False),  # a word's neighbours of another group
+        (1, "fp8", {"dtype": "float32"}, False),
+        (1, "fp8", {"in_features": 4100}, False),  # rows that do not begin at 16 bytes
+        (8, "dense", {"in_features": 16384, "norm": "rms"}, False),  # rows that no program holds in registers
+    ],
+)
+def test_weights_lie_in_the_tensor_cores_registers_where_they_can(rows, kind, more, offered):
+    problem = Problem(**{"rows": rows, "out_features": 4096, "in_features": 4096, "kind": kind, **more})
+    found = [choice for choice in candidates(problem) if choice.kernel == "direct"]
+    assert bool(found) == offered
+    assert candidates(problem)[0].kernel != "direct"  # only a measurement chooses it
+
+
 def test_equal_problems_have_equal_keys_and_others_do_not():
     problem = Problem(1, 4096, 1024, "int4", "bfloat16", 128, True, "rms")
     changes = [

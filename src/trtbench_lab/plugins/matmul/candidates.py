@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from dataclasses import replace
 
 from .choice import Choice, Problem
 from .weights import WORD, interleave_block
 
 PROGRAMS = 132
 """Multiprocessors of the GPU that the order of the candidates was measured on (H200)."""
+DIRECT_ROWS = 8
+"""Columns of the tensor cores' second operand: the most rows that ``"direct"`` takes."""
 MOST_INPUTS = 32768
 """Input features of one row that ``"direct"`` keeps in shared memory."""
 
@@ -19,11 +20,12 @@ def candidates(problem: Problem) -> list[Choice]:
     """Return the choices that `tune` measures; the first is the default where nothing is measured."""
     rows = problem.rows
     if rows == 1 and problem.kind not in ("int8_int8", "fp8_fp8"):
-        if problem.kind == "int4" and problem.dtype != "float32":
-            return _matvec(problem) + _slices(problem)[:2]
-        return _matvec(problem) + _slices(problem)[: 8 if problem.kind == "fp8" else 3]
+        vectors = _matvec(problem)
+        few = 2 if problem.kind in ("int4", "fp8") else 3
+        return [*vectors[:4], *_direct(problem), *vectors[4:], *_slices(problem)[:few]]
     if rows <= 16:
-        return [*_slices(problem), *_few_rows(problem), Choice("library")]
+        slices = _slices(problem)
+        return [*slices[:1], *_direct(problem), *slices[1:], *_few_rows(problem), Choice("library")]
     if rows <= 64:
         return [*_few_rows(problem), Choice("library")]
     large = _large(problem)
@@ -61,37 +63,34 @@ def _matvec(problem: Problem) -> list[Choice]:
     return list(dict.fromkeys(found))
 
 
-def early(problem: Problem) -> list[Choice]:
-    """Matrix-vector launches that bring more of their weights into the L2 cache before they may start to work."""
-    shapes = _matvec(problem)
-    return [replace(choice, ahead=ahead) for choice in shapes[:3] for ahead in (1, 3, 7)]
+def _direct(problem: Problem) -> list[Choice]:
+    """Outputs × cells of a warp × warps, where they were measured to pay; none without Gluon.
 
-
-def direct(problem: Problem) -> list[Choice]:
-    """Outputs × cells of a warp × warps, for weights that lie in registers as the tensor cores take them."""
-    known = problem.kind in ("dense", "fp8") or (problem.kind == "int4" and not problem.zeros)
-    if problem.rows > 8 or problem.dtype == "float32" or not known or not _has_gluon():
+    That is at one row of quantized weights, and at 2 to 8 rows of others. Earlier shapes won more often.
+    """
+    quantized = problem.kind == "fp8" or (problem.kind == "int4" and not problem.zeros)
+    known = quantized if problem.rows == 1 else problem.kind == "dense" and problem.rows <= DIRECT_ROWS
+    if problem.dtype == "float32" or problem.in_features % 16 or not known or not _has_gluon():
         return []
     if problem.kind == "int4":
-        block = interleave_block(problem.in_features, problem.group_size)
-        shapes = [(32, block, 8), (16, block, 8), (32, block, 4), (64, block, 8), (16, block, 4), (64, block, 4)]
+        if interleave_block(problem.in_features, problem.group_size) != 16:
+            return []
+        shapes = [(16, 16, 4), (32, 16, 4), (32, 16, 8), (16, 16, 8)]
         per_cell = WORD
     elif problem.kind == "fp8":
-        shapes = [(32, 32, 8), (16, 32, 8), (16, 64, 8), (32, 32, 4), (64, 32, 4), (16, 32, 4)]
+        shapes = [(16, 32, 8), (16, 64, 8), (16, 32, 4), (32, 32, 4), (32, 32, 8)]
         per_cell = 4
     else:
-        shapes = [(16, 128, 8), (16, 64, 8), (16, 64, 16), (16, 128, 4), (32, 64, 8), (16, 256, 4)]
+        shapes = [(16, 256, 4), (16, 128, 8), (16, 128, 4), (16, 256, 8)]
         per_cell = 1
-    if problem.in_features % 16 or not shapes[0][1]:
-        return []
     padded = _power_of_two(problem.in_features)
     found = []
     for block_n, block_c, warps in shapes:
-        if block_c * per_cell * warps > padded or padded > MOST_INPUTS or (problem.gated and block_n > 32):
+        if block_c * per_cell * warps > padded or padded > MOST_INPUTS:
             continue
         if problem.norm is not None and problem.rows > 1 and padded > 256 * warps:
             continue  # the rows would not fit into registers, where their norm is worked out
-        found.append(Choice("direct", 8, block_n, block_c, num_warps=warps))
+        found.append(Choice("direct", DIRECT_ROWS, block_n, block_c, num_warps=warps))
     return found
 
 

@@ -82,9 +82,6 @@ class Choice:
         The weight takes the tensor cores' long side (for few rows).
     num_warps, num_stages
         Options of the compiler.
-    ahead
-        Steps after the first whose weights ``"matvec"`` and ``"direct"`` bring into the L2 cache while they wait for
-        the kernel before; 0 for none.
     """
 
     kernel: str
@@ -95,7 +92,6 @@ class Choice:
     swap: bool = False
     num_warps: int = 4
     num_stages: int = 1
-    ahead: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""

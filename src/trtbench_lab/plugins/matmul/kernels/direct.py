@@ -35,26 +35,6 @@ def _cells(w_ptr, n, cells, N: gl.constexpr, CELLS: gl.constexpr, BLOCK_N: gl.co
 
 
 @gluon.jit
-def _request(w_ptr, first_row, N: gl.constexpr, CELLS: gl.constexpr, BLOCK_N: gl.constexpr, STEP: gl.constexpr,
-             AHEAD: gl.constexpr, PIECES: gl.constexpr, SLICES: gl.constexpr):  # fmt: skip
-    """Bring cells of the rows of a program into the L2 cache: those of AHEAD steps after the first (see `matvec`)."""
-    BYTES: gl.constexpr = AHEAD * STEP * w_ptr.dtype.element_ty.primitive_bitwidth // 8 // PIECES
-    PIECE: gl.constexpr = AHEAD * STEP // PIECES
-    ROW: gl.constexpr = gl.BlockedLayout([1], [32], [SLICES], [0])
-    at = gl.arange(0, BLOCK_N * PIECES, layout=ROW)
-    rows = gl.minimum(first_row + at // PIECES, N - 1)
-    pointers = w_ptr + rows.to(gl.int64) * CELLS + STEP + (at % PIECES) * PIECE
-    gl.inline_asm_elementwise(
-        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;",
-        "=r,l,r",
-        [pointers.to(gl.int64), gl.full([BLOCK_N * PIECES], BYTES, gl.int32, layout=ROW)],
-        gl.int32,
-        False,
-        1,
-    )
-
-
-@gluon.jit
 def _scales(scale_ptr, n, first, N: gl.constexpr, K: gl.constexpr, GROUP: gl.constexpr):
     """Load the scales of a step's groups: (SLICES, BLOCK_N, 1), float32; `first` is each slice's first word."""
     at = n.to(gl.int64) * (K // GROUP) + first * 8 // GROUP
@@ -232,14 +212,12 @@ def direct_kernel(
     SLICES: gl.constexpr,
     K_PADDED: gl.constexpr,
     PDL: gl.constexpr,
-    AHEAD: gl.constexpr = 0,
-    PIECES: gl.constexpr = 1,
 ):
     """``out = act(norm(x) Wᵀ + b) · (norm(x) W2ᵀ + b2) + residual`` for x (rows ≤ 8, K); each part may be absent.
 
     A cell is one element of the weight, or one int32 word: of four FP8 ones, or of eight 4-bit ones in blocks of
     NIBBLES = BLOCK_C words. Each of SLICES warps takes BLOCK_C cells a step. ROWS is 1, or 8 for more rows. There are
-    no zero points. AHEAD and PIECES: see `matvec_kernel`.
+    no zero points.
     """
     CELL: gl.constexpr = 8 if KIND == INT4 else (4 if KIND == FP8 else 1)
     CELLS: gl.constexpr = K // CELL
@@ -273,10 +251,6 @@ def direct_kernel(
         if GATED:
             scales2 = _scales(scale2_ptr, n_sums, first, N, K, GROUP)
     if PDL:
-        if AHEAD > 0:
-            _request(w_ptr, first_output, N, CELLS, BLOCK_N, STEP, AHEAD, PIECES, SLICES)
-            if GATED:
-                _request(w2_ptr, first_output, N, CELLS, BLOCK_N, STEP, AHEAD, PIECES, SLICES)
         gdc_wait()
     one = gl.minimum(rows, 1)  # not known to be 1, so that mask and exponent are set by one operation
     m = gl.arange(0, 8, layout=gl.SliceLayout(0, gl.SliceLayout(1, X)))[None, None, :]

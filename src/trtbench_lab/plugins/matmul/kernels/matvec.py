@@ -42,29 +42,6 @@ def _weights(w_ptr, rows, cells, N: tl.constexpr, CELLS: tl.constexpr, BLOCK_N: 
 
 
 @triton.jit
-def _request(w_ptr, first_row, N: tl.constexpr, CELLS: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr,
-             AHEAD: tl.constexpr, PIECES: tl.constexpr):  # fmt: skip
-    """Bring cells of the rows of a program into the L2 cache: those of AHEAD steps after the first.
-
-    Nothing waits for them, and no register holds them: while a kernel of a few microseconds waits for the one before
-    it, the memory keeps reading. One thread asks for a piece of some hundred bytes; PIECES lie in a row.
-    """
-    BYTES: tl.constexpr = AHEAD * STEP * w_ptr.dtype.element_ty.primitive_bitwidth // 8 // PIECES
-    PIECE: tl.constexpr = AHEAD * STEP // PIECES
-    at = tl.arange(0, BLOCK_N * PIECES)
-    rows = tl.minimum(first_row + at // PIECES, N - 1)
-    pointers = w_ptr + rows.to(tl.int64) * CELLS + STEP + (at % PIECES) * PIECE
-    tl.inline_asm_elementwise(
-        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;",
-        "=r,l,r",
-        [pointers.to(tl.int64), tl.full((BLOCK_N * PIECES,), BYTES, tl.int32)],
-        tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
-@triton.jit
 def _of_groups(pointer, rows, units, N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr, UNIT: tl.constexpr):
     """Load what belongs to the groups of some units, float32: (BLOCK_V, BLOCK_N); 1.0 where there are no groups."""
     if GROUP == 0:
@@ -210,14 +187,11 @@ def matvec_kernel(
     V: tl.constexpr,
     BLOCK_X: tl.constexpr,
     PDL: tl.constexpr,
-    AHEAD: tl.constexpr = 0,
-    PIECES: tl.constexpr = 1,
 ):
     """``out = act(norm(x) Wᵀ + b) · (norm(x) W2ᵀ + b2) + residual`` for one row x (1, K); each part may be absent.
 
     `rows` is 1, and not known to be (see `nibble_mantissa`). BLOCK_V units of V cells are a step; a cell is one element
-    of the weight, or one int32 word of eight 4-bit or four 8-bit ones. With PDL, AHEAD steps after the first are
-    requested before the wait (see `_request`), by PIECES threads a row.
+    of the weight, or one int32 word of eight 4-bit or four 8-bit ones.
     """
     TYPE: tl.constexpr = x_ptr.dtype.element_ty
     CELL: tl.constexpr = 8 if KIND == INT4 else (4 if KIND == INT8 and w_ptr.dtype.element_ty == tl.int32 else 1)
@@ -256,10 +230,6 @@ def matvec_kernel(
     bias = _of_outputs(bias_ptr, n, N)
     bias2 = _of_outputs(bias2_ptr, n, N)
     if PDL:
-        if AHEAD > 0:
-            _request(w_ptr, tl.program_id(0) * BLOCK_N, N, CELLS, BLOCK_N, STEP, AHEAD, PIECES)
-            if GATED:
-                _request(w2_ptr, tl.program_id(0) * BLOCK_N, N, CELLS, BLOCK_N, STEP, AHEAD, PIECES)
         gdc_wait()
     residual = _of_outputs(residual_ptr, n, N)
     mean, rstd = 0.0, 1.0
