@@ -12,6 +12,7 @@ from ..storage import folder_lock
 from .config import EngineConfig, read_engine_config
 from .places import is_in_cache
 from .present import bytes_text, html_facts, plain_facts, seconds_text
+from .streaming import streaming_options
 from .transfer import copy_engine
 from .verify import builder_of, check_fit, check_layout, check_rank, refuse_unfinished, verify_files
 
@@ -82,12 +83,14 @@ class Engine:
         from_cache: bool = False,
         placement: str = "",
         builder: Builder | None = None,
+        load_options: dict[str, Any] | None = None,
     ):
         self.directory = directory
         self.config = config
         self.from_cache = from_cache
         self.placement = placement
         self._builder = builder
+        self._load_options = load_options or {}
 
     @classmethod
     def from_dir(
@@ -140,6 +143,24 @@ class Engine:
             self.directory, self.config, from_cache=self.from_cache, placement=self.placement, builder=builder
         )
 
+    def with_gpu_weights(self, share: float | None) -> Engine:
+        """Return the same engine, to be loaded with `share` (0 to 1) of its weights on the GPU; the others stream in.
+
+        Raises
+        ------
+        RequestError
+            When its weights cannot stream: of another backend than tensorrt, or built without weight_streaming.
+        """
+        options = streaming_options(self.config, share, str(self.directory))
+        return Engine(
+            self.directory,
+            self.config,
+            from_cache=self.from_cache,
+            placement=self.placement,
+            builder=self._builder,
+            load_options={**self._load_options, **options},
+        )
+
     @property
     def name(self) -> str:
         """A label for people: the folder's name; in the cache, where that is a hash, the checkpoint's or model's."""
@@ -186,7 +207,7 @@ class Engine:
         check_rank(self.config, rank, str(self.directory))
         builder = self._builder or builder_of(self.config, str(self.directory))
         check_fit(self.config, builder, str(self.directory))
-        return builder.load(self.directory, rank, self.config, device=device, **options)
+        return builder.load(self.directory, rank, self.config, device=device, **{**self._load_options, **options})
 
     def save(self, directory: Path | str, *, overwrite: bool = False) -> Engine:
         """Write the engine into another folder and return the engine there.

@@ -49,7 +49,7 @@ def compare(
 
 
 def _side_by_side(spec: CompareSpec, progress: ProgressSink | None) -> CompareResult:
-    engine = open_engine(spec.engine_dir)
+    engine = open_engine(spec.engine_dir, spec.gpu_weights_percent)
     hf_dir_for(engine, spec.hf_model_dir, progress=progress)
     inputs = inputs_for(spec, engine)
     hf = hf_runner_for(
@@ -79,7 +79,7 @@ def _side_by_side(spec: CompareSpec, progress: ProgressSink | None) -> CompareRe
 def _quality(spec: CompareSpec, progress: ProgressSink | None) -> QualityResult:
     options = {"trust_remote_code": spec.trust_remote_code, "progress": progress}
     with (
-        open_side(spec.engine_dir, **options) as side,  # type: ignore[arg-type]
+        open_side(spec.engine_dir, gpu_weights_percent=spec.gpu_weights_percent, **options) as side,  # type: ignore[arg-type]
         baseline_of(side, spec.quality.baseline, spec.hf_model_dir, hf_dtype=spec.hf_dtype, **options) as baseline,  # type: ignore[arg-type]
     ):
         return measured_quality(
@@ -90,7 +90,7 @@ def _quality(spec: CompareSpec, progress: ProgressSink | None) -> QualityResult:
 def _layers(spec: CompareSpec, progress: ProgressSink | None) -> LayersResult:
     options = {"trust_remote_code": spec.trust_remote_code, "progress": progress}
     with (
-        open_side(spec.engine_dir, **options) as side,  # type: ignore[arg-type]
+        open_side(spec.engine_dir, gpu_weights_percent=spec.gpu_weights_percent, **options) as side,  # type: ignore[arg-type]
         baseline_of(side, spec.quality.baseline, spec.hf_model_dir, hf_dtype=spec.hf_dtype, **options) as baseline,  # type: ignore[arg-type]
     ):
         result = compare_layers(

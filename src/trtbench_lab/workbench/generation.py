@@ -39,7 +39,7 @@ def run(
         raise SpecError(
             "output_jsonl is for the requests of a file.", where="output_jsonl", remedy="Give them with --prompts."
         )
-    engine = open_engine(spec.engine_dir)
+    engine = open_engine(spec.engine_dir, spec.gpu_weights_percent)
     with ModelRunner.from_engine(engine) as runner:
         inputs = inputs_for(spec, engine)
         tokenizer, token_ids = inputs.tokenizer, inputs.token_ids

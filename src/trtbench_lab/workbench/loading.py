@@ -14,11 +14,14 @@ from ..runtime.hf import HFRunner
 from .places import model_dir_from
 
 
-def open_engine(engine_dir: str) -> Engine:
-    """Open an engine folder, verified; in a world of several ranks, or none, its number of ranks is checked first."""
+def open_engine(engine_dir: str, gpu_weights_percent: float | None = None) -> Engine:
+    """Open an engine folder, verified; in a world of several ranks, or none, its number of ranks is checked first.
+
+    `gpu_weights_percent` is the share of its weights that it will keep on the GPU when it is loaded.
+    """
     engine = Engine.from_dir(Path(engine_dir).expanduser(), rank=0 if launched().size > 1 else None)
     check_world_size(engine.world_size, str(engine.directory))
-    return engine
+    return engine.with_gpu_weights(gpu_weights_percent)
 
 
 def tokenizer_for(engine: Engine | None, tokenizer_dir: str | None, *, required: bool = True) -> Any:

@@ -30,7 +30,7 @@ def bench(
         from .serving import bench_serving
 
         return bench_serving(spec, progress=progress)
-    engine = open_engine(spec.engine_dir)
+    engine = open_engine(spec.engine_dir, spec.gpu_weights_percent)
     if spec.test_hf:
         # Before anything is measured: a missing model must not cost a person the engine's half.
         hf_dir_for(engine, spec.hf_model_dir, progress=progress)

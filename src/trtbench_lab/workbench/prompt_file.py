@@ -37,7 +37,7 @@ def run_prompt_file(
             )
     path = Path(spec.prompts or "").expanduser()
     requests = read_requests(path)
-    engine = open_engine(spec.engine_dir)
+    engine = open_engine(spec.engine_dir, spec.gpu_weights_percent)
     needs_text = any(request.text is not None for request in requests)
     tokenizer = tokenizer_for(engine, spec.tokenizer_dir, required=needs_text)
     with LLM(engine, tokenizer=tokenizer if tokenizer is not None else False, config=spec.inflight) as llm:

@@ -37,7 +37,7 @@ def summarize(spec: SummarizeSpec, *, progress: ProgressSink | None = None) -> S
             where="engine_dir",
             remedy="Give --engine_dir, or --no-test_trt_llm --test_hf.",
         )
-    engine = open_engine(spec.engine_dir) if spec.engine_dir is not None else None
+    engine = open_engine(spec.engine_dir, spec.gpu_weights_percent) if spec.engine_dir is not None else None
     articles = load_articles(spec.dataset_dir, split=spec.split, count=spec.max_ite * spec.batch_size)
     if spec.test_hf:
         # Before anything is generated: a missing model must not cost a person the engine's half.

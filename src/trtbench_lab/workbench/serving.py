@@ -29,7 +29,7 @@ def bench_serving(spec: BenchSpec, *, progress: ProgressSink | None = None) -> S
         )
     path = Path(spec.bench.dataset).expanduser() if spec.bench.dataset is not None else None
     requests = None if path is None else read_requests(path, limit=spec.bench.num_requests)
-    engine = open_engine(spec.engine_dir)
+    engine = open_engine(spec.engine_dir, spec.gpu_weights_percent)
     started = time.perf_counter()
     with phase("load the engine", progress):
         llm = LLM(engine, tokenizer=False, config=spec.inflight)

@@ -48,9 +48,14 @@ class Side:
 
 
 def open_side(
-    folder: str, *, hf_dtype: str = "auto", trust_remote_code: bool = False, progress: ProgressSink | None = None
+    folder: str,
+    *,
+    hf_dtype: str = "auto",
+    trust_remote_code: bool = False,
+    gpu_weights_percent: float | None = None,
+    progress: ProgressSink | None = None,
 ) -> Side:
-    """Open a folder as what it is.
+    """Open a folder as what it is; of an engine, `gpu_weights_percent` of the weights are kept on the GPU.
 
     Raises
     ------
@@ -61,7 +66,7 @@ def open_side(
     """
     path = Path(folder).expanduser()
     if any(path.glob("rank*.engine")):
-        engine = Engine.from_dir(path)
+        engine = Engine.from_dir(path).with_gpu_weights(gpu_weights_percent)
         config = engine.config
         recorded = config.checkpoint.get("directory")
         with phase("load the engine", progress):

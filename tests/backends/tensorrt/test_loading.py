@@ -335,7 +335,31 @@ def test_the_budget_is_shared_between_plans_and_set_before_contexts(running):
     assert 1998 <= executor.memory()["weights_bytes"] <= 2000
 
 
-@pytest.mark.parametrize(("budget", "sentence"), [(-1, "-1 bytes is not possible"), ("half", "is no weight-streaming")])
+def test_a_share_of_the_weights_is_kept_of_every_plan(running):
+    built = running.workshop.engine(weight_streaming=True)
+    executor = running.load(built, weight_streaming_budget="25%")
+    kept = [call.arguments for call in running.recorder.named("ICudaEngine.weight_streaming_budget_v2=")]
+    sizes = [int(plan.engine.streamable_weights_size) for plan in executor.plans()]
+    assert [list(values.values())[-1] for values in kept] == [size // 4 for size in sizes]
+    assert len(sizes) > 1
+    for share, streamed in (("100%", 0), ("0%", sum(sizes))):
+        set_budget(executor, share)
+        assert executor.memory()["streamed_weights_bytes"] == streamed
+
+
+NO_BUDGET = "is no weight-streaming"
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        (-1, "-1 bytes is not possible"),
+        ("half", NO_BUDGET),
+        ("101%", NO_BUDGET),
+        ("-1%", NO_BUDGET),
+        ("nan%", NO_BUDGET),
+    ],
+)
 def test_budgets_that_cannot_be(running, budget, sentence):
     built = running.workshop.engine(weight_streaming=True, capacity_buckets=None)
     with pytest.raises(EngineError, match=sentence):

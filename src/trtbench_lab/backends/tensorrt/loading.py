@@ -52,7 +52,8 @@ def load_executor(
     communicator
         NCCL communicator of the tensor-parallel group (see `communicator.nccl_group`); needed above one rank.
     weight_streaming_budget
-        Bytes of weights to keep on the device, or ``"auto"``; for engines built with weight_streaming.
+        Bytes of weights to keep on the device, a share of them (``"25%"``), or ``"auto"``; for engines built with
+        weight_streaming.
     capacities
         Load only the plans with these cache capacities; None loads all that fit, the largest in any case.
     cuda_graphs

@@ -20,21 +20,24 @@ def apply_budget(engines: Sequence[Any], budget: int | str | None, *, where: str
     engines
         Deserialized plans that were built for weight streaming.
     budget
-        Bytes of weights to keep on the device, over all plans in proportion; ``"auto"`` leaves it to TensorRT; None
-        keeps all there (no streaming).
+        Bytes of weights to keep on the device, over all plans in proportion, or a share of those that can stream
+        (``"25%"``); ``"auto"`` leaves it to TensorRT; None keeps all there (no streaming).
     where
         The engine folder.
 
     Raises
     ------
     EngineError
-        For a budget that is no number of bytes.
+        For a budget that is neither bytes nor a share.
     """
-    if budget is not None and budget != AUTOMATIC and (not isinstance(budget, int) or isinstance(budget, bool)):
+    percent = _percent(budget)
+    known = budget is None or budget == AUTOMATIC or percent is not None
+    if not known and (not isinstance(budget, int) or isinstance(budget, bool)):
         raise EngineError(
             f"{budget!r} is no weight-streaming budget.",
             where="weight_streaming_budget",
-            remedy="Give bytes (0 streams as much as possible), 'auto', or None to keep all weights on the GPU.",
+            remedy="Give bytes (0 streams as much as possible), a share ('25%'), 'auto', or None to keep all weights "
+            "on the GPU.",
         )
     if isinstance(budget, int) and budget < 0:
         raise EngineError(
@@ -46,9 +49,22 @@ def apply_budget(engines: Sequence[Any], budget: int | str | None, *, where: str
             share = size
         elif budget == AUTOMATIC:
             share = int(engine.get_weight_streaming_automatic_budget())
+        elif percent is not None:
+            share = int(size * percent / 100)
         else:
             share = min(size, int(budget) * size // max(1, sum(sizes)))
         engine.weight_streaming_budget_v2 = share
+
+
+def _percent(budget: int | str | None) -> float | None:
+    """Return the number of ``"25%"``, None for what is no share from 0 to 100 %."""
+    if not isinstance(budget, str) or not budget.endswith("%"):
+        return None
+    try:
+        percent = float(budget[:-1])
+    except ValueError:
+        return None
+    return percent if 0 <= percent <= 100 else None
 
 
 def refuse_budget(budget: Any, where: str) -> None:

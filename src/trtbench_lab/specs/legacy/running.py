@@ -26,7 +26,6 @@ _GENERATION: LegacyTable = {
     **ignored(_BUILT, 0, "--enable_context_fmha_fp32_acc", "--cuda_graph_mode", "--enable_cuda_graph"),
     **ignored(_TEMPLATE, 0, "--no_prompt_template", "--use_prompt_template"),
     **ignored("The tokenizer's own files say what it is.", 1, "--tokenizer_type", "--vocab_file"),
-    **ignored("The whole engine stays in memory.", 1, "--gpu_weights_percent"),
     **refused(_PROMPT_TUNING, 1, "--prompt_table", "--prompt_table_path", "--tasks", "--prompt_tasks"),
     **refused(_PROMPT_TUNING, "+", "--num_prepend_vtokens"),
     **refused(_LORA, "+", "--lora_dir", "--lora_task_uids"),

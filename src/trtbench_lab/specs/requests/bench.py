@@ -9,6 +9,7 @@ from ..options import option
 from ..spec import Spec
 from .shared import (
     engine_dir_option,
+    gpu_weights_option,
     hf_dtype_option,
     hf_model_dir_option,
     name_option,
@@ -26,6 +27,7 @@ class BenchSpec(Spec):
     """Measure latency, throughput and memory of an engine, and of Hugging Face by the same clock."""
 
     engine_dir: str = engine_dir_option()
+    gpu_weights_percent: float | None = gpu_weights_option()
     bench: BenchConfig = option(factory=BenchConfig, help="What is measured.", group="benchmark")
     inflight: InflightConfig = option(
         factory=InflightConfig, help="Cache and steps of the running batch, for --mode serving.", group="batching"

@@ -12,6 +12,7 @@ from ..spec import Spec
 from .shared import (
     DEFAULT_PROMPT,
     engine_dir_option,
+    gpu_weights_option,
     hf_dtype_option,
     hf_model_dir_option,
     name_option,
@@ -74,6 +75,7 @@ class RunSpec(Spec):
     """Generate text with an engine."""
 
     engine_dir: str = engine_dir_option()
+    gpu_weights_percent: float | None = gpu_weights_option()
     input_text: tuple[str, ...] = _prompts()
     input_file: str | None = _input_file()
     prompts: str | None = option(
@@ -122,6 +124,7 @@ class CompareSpec(Spec):
         help="Folder of the engine; for quality (--metrics, --max_drop) and --per_layer also of a checkpoint, which is "
         "then computed by definition."
     )
+    gpu_weights_percent: float | None = gpu_weights_option()
     input_text: tuple[str, ...] = _prompts()
     input_file: str | None = _input_file()
     hf_model_dir: str | None = hf_model_dir_option()
@@ -172,6 +175,7 @@ class SummarizeSpec(Spec):
     """Summarise articles and score the summaries by ROUGE, with an engine, Hugging Face, or both."""
 
     engine_dir: str | None = engine_dir_option(required=False)
+    gpu_weights_percent: float | None = gpu_weights_option()
     hf_model_dir: str | None = hf_model_dir_option()
     test_trt_llm: bool = option(default=True, help="Score the engine.", flags=("--test_engine",), group="comparison")
     test_hf: bool = option(default=False, help="Score Hugging Face too.", group="comparison")

@@ -23,6 +23,19 @@ def engine_dir_option(required: bool = True, help: str = "Folder of the engine."
     return option(**words) if required else option(default=None, **words)
 
 
+def gpu_weights_option() -> Any:
+    """How much of an engine's weights stays on the GPU while it runs."""
+    return option(
+        default=None,
+        help="Share of the weights kept on the GPU, 0 to 1; the others stream from host memory in every step. For "
+        "engines of the tensorrt backend built with weight_streaming; none means all.",
+        minimum=0,
+        maximum=1,
+        group="engine",
+        effect="Less GPU memory and much slower steps: while weights stream, no CUDA graph is used.",
+    )
+
+
 def hf_model_dir_option(
     help: str = "Folder of the Hugging Face model; none means the one the engine came from.",
 ) -> Any:
