@@ -43,17 +43,17 @@ def test_a_kernel_computes_the_definition(rows, kernel, choice, kind, group_size
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("extras", ["plain", "gated", "norm", "layer norm", "factors"])
+@pytest.mark.parametrize(
+    ("extras", "dtype"),
+    [("norm", "bfloat16"), ("gated", "float16"), ("layer norm", "float16"), ("factors", "bfloat16")],
+)
 @pytest.mark.parametrize(("kind", "group_size"), [("dense", None), ("int4", None), ("int4", 128), ("fp8", None)])
 def test_weights_in_the_tensor_cores_registers(kind, group_size, extras, dtype):
-    """The direct kernel with each of its shapes, at one row and at several, with all that may be fused to it."""
+    """The direct kernel at one row and at several, with all that may be fused to it; after a norm in all its shapes."""
     device = torch.device("cuda")
     kinds = {"norm": "rms", "layer norm": "layer"}
     for rows in (1,) if kind != "dense" else (2, 3, 8):
-        problem = Problem(
-            rows, 1000, 1024, kind, dtype, group_size, gated=extras == "gated", norm=kinds.get(extras)
-        )
+        problem = Problem(rows, 1000, 1024, kind, dtype, group_size, gated=extras == "gated", norm=kinds.get(extras))
         generator = torch.Generator(device).manual_seed(rows)
         weights = random_weights(problem, generator)
         gate = random_weights(problem, generator) if problem.gated else None
@@ -66,12 +66,14 @@ def test_weights_in_the_tensor_cores_registers(kind, group_size, extras, dtype):
         expected = linear_reference(x, weights, dtype=torch.float64, **given)
         tried = [choice for choice in candidates(problem) if choice.kernel == "direct"]
         assert tried
-        for choice in tried:
+        for choice in tried if extras == "norm" else tried[:2]:
             results = []
             for pdl in (False, True):
                 out = torch.full((rows, 1000), float("nan"), dtype=x.dtype, device=device)
                 results.append(linear(x, weights, out, choice, pdl=pdl, **given))
-            # One rounding to the type; inputs that were normed or scaled have been rounded to it once before.
+            # One rounding to the type; inputs that were normed or scaled have been rounded to it once before, and where
+            # that fell otherwise than in the reference, FP8 moves by a step of its own, an eighth.
             bound = 2e-3 if dtype == "float16" else 1.2e-2
+            bound = bound if kind != "fp8" or extras == "gated" else 2e-2
             assert float((results[0].double() - expected).norm() / expected.norm()) < bound, choice
             assert torch.equal(*results)
