@@ -23,9 +23,10 @@ from nbclient import NotebookClient
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-MOST_BYTES = 60_000  # of one output; a longer table is shown as its text
+MOST_BYTES = 100_000  # of one output; a longer table is shown as its text
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PROGRESS = re.compile(r'<pre style="margin:0;opacity:0.75">[^<]*</pre>')
+_DETAILS = re.compile(r"<details>.*?</details>", re.DOTALL)
 _ASK_WIDGETS = """
 import json as _json
 from ipywidgets.widgets.widget import _instances
@@ -50,6 +51,8 @@ class WidgetClient(NotebookClient):
         if cell.cell_type == "code" and shown:
             question = nbformat.v4.new_code_cell(_ASK_WIDGETS.format(names=sorted(shown)))
             await super().async_execute_cell(question, cell_index, store_history=False)
+            self.nb.cells[cell_index] = cell  # nbclient put the question in its place, and counted it
+            self.code_cells_executed -= 1
             for name, bundle in json.loads(question.outputs[0]["text"]).items():
                 data = bundle[0] if isinstance(bundle, list) else bundle
                 shown[name].update({mime: data[mime] for mime in ("text/html", "text/plain")})
@@ -106,8 +109,10 @@ def _light(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         figure = go.Figure({key: data[PLOTLY][key] for key in ("data", "layout")})
         title = str(figure.layout.title.text or "Figure")
         return {"image/svg+xml": _clean(figure_svg(figure), folder), "text/plain": f"Figure: {title}"}
-    if data.pop(WIDGET, None) is not None and set(data) <= {"text/plain"}:
-        return {}  # a progress bar
+    if data.pop(WIDGET, None) is not None:
+        if set(data) <= {"text/plain"}:
+            return {}  # a progress bar
+        data["text/html"] = _DETAILS.sub("", data.get("text/html", ""))  # the numbers under each of a view's pictures
     if not str(data.get("text/plain", "x")).strip():
         return {}  # progress that has been cleared
     html = data.get("text/html")
