@@ -21,7 +21,7 @@ def on_ranks(count: int, *arguments: str, timeout_s: float = 120) -> subprocess.
     """Run ``python ARGUMENTS`` on `count` ranks and return what it printed; mpiexec would eat the test's input."""
     environment = {
         **os.environ,
-        "PYTHONPATH": SOURCES,
+        "PYTHONPATH": os.pathsep.join(filter(None, (SOURCES, os.environ.get("PYTHONPATH")))),
         "OMP_NUM_THREADS": "1",
         "UCX_TLS": "self,sm",
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
