@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import importlib
 import importlib.abc
 import importlib.util
@@ -41,7 +40,7 @@ def mutations_of(file: str) -> Iterator[Mutation]:
         start = number % len(others)
         found = 0
         for change in (misspelt, *others[start:], *others[:start]):
-            mutated = copy.deepcopy(tree)
+            mutated = ast.parse(source)  # a third of the time of a deep copy, some thousand times
             target = list(nodes_of(mutated))[number]
             if _CHANGES[change](target, _parent(mutated, target)):
                 text = ast.unparse(ast.fix_missing_locations(mutated))
