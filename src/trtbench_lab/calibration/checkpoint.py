@@ -18,6 +18,7 @@ from ..checkpoint.writer import CheckpointWriter, checkpoint_writer
 from ..errors import QuantizationError
 from ..progress import ProgressSink, phase
 from ..quantization.checkpoint import open_model, quantize_checkpoint, quantized_config, whole_reader, write_whole
+from ..quantization.given_scales import quantize_with_scales
 from ..quantization.kv_cache import cache_step
 from ..quantization.layer import layer_error, quantized_layer
 from ..quantization.modelopt import modelopt_layer, modelopt_version, quantizer_for
@@ -42,6 +43,7 @@ def quantize_model(
     mapping: Mapping | None = None,
     act_order: bool = False,
     quantizer: str = "auto",
+    fp8_scales: Path | str | None = None,
     overwrite: bool = False,
     device: torch.device | str = "cpu",
     progress: ProgressSink | None = None,
@@ -70,6 +72,8 @@ def quantize_model(
         GPTQ: round the columns of the largest inputs first.
     quantizer
         ``"auto"`` lets ModelOpt do FP8, AWQ and W4A8 where it is installed; ``"ours"`` and ``"modelopt"`` ask for one.
+    fp8_scales
+        FP8: an ``.npz`` file of scales that TensorRT-LLM's quantize.py wrote; nothing is calibrated then.
     overwrite
         Replace an existing folder as a whole.
     device
@@ -87,6 +91,11 @@ def quantize_model(
     CheckpointError, IntakeError, StorageError
         As conversion.
     """
+    if fp8_scales is not None:
+        return quantize_with_scales(
+            source, output_dir, quant_config, fp8_scales,
+            dtype=dtype, mapping=mapping, overwrite=overwrite, progress=progress, **options,
+        )  # fmt: skip
     if quantizer == "modelopt" and quant_config.quantized_layers is None:
         quantizer_for(quantizer, quant_config.quant_algo)  # refused before anything is read
     if not needs_calibration(quant_config) and quant_config.quantized_layers is None:

@@ -66,7 +66,7 @@ class QuantizeReport:
     kv_cache
         Layer number → step of the quantized K/V cache; empty without one.
     quantizer
-        Who found the scales: ``"ours"``, or ModelOpt with its version.
+        Who found the scales: ``"ours"``, ModelOpt with its version, or the file that they were given in.
     """
 
     directory: str

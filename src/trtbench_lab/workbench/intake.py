@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from ..errors import SpecError, did_you_mean
 from ..families.registry import all_families, family_for_hf
 from ..intake.huggingface import HFSource, open_hf_folder
 from ..intake.model_config import read_model_config
+from ..intake.quantized.fp8_scales import open_fp8_scales
 from ..intake.quantized.scheme import quantization_table
 from ..intake.quantized.source import QuantizedSource, open_quantized_folder
 from ..progress import ProgressSink, phase
@@ -250,6 +252,7 @@ def _written(
             target,
             config.quantization,
             _tokens(spec, source, progress),
+            fp8_scales=getattr(spec, "fp8_scales", None),
             dtype=config.dtype,
             mapping=config.mapping,
             act_order=getattr(spec, "act_order", False),
@@ -262,7 +265,7 @@ def _written(
         layers = [asdict(layer) for layer in report.layers]
         calibration = report.calibration or {}
         if report.quantizer != "ours":
-            notes.append(f"Scales were found by {report.quantizer}.")
+            notes.append(f"Scales are those of {report.quantizer}.")
         if calibration and calibration["size"] < spec.calibration.calib_size:
             notes.append(
                 f"The calibration text has {calibration['size']} rows of {calibration['length']} tokens; "
@@ -301,6 +304,9 @@ def _target(verb: str, spec: ConvertSpec | QuantizeSpec, source: HFSource | Quan
     if "quantizer" in request:  # what "auto" means, and which version: scales depend on both
         who = quantizer_for(_quantizer(spec), spec.quant_config.quant_algo)
         request["quantizer"] = who if who == "ours" else f"{who} {modelopt_version()}"
+    if request.get("fp8_scales"):  # the file's content, not its place
+        scales = open_fp8_scales(request["fp8_scales"]).path
+        request["fp8_scales"] = hashlib.sha256(scales.read_bytes()).hexdigest()
     return output_dir_for(verb, label_of(source.directory), {**request, "weights": source.digest()}, spec.output_dir)
 
 
@@ -308,7 +314,8 @@ def _tokens(
     spec: ConvertSpec | QuantizeSpec, source: HFSource, progress: ProgressSink | None
 ) -> CalibrationTokens | None:
     """Return the calibration tokens of a request, or None where the quantization looks at weights alone."""
-    if not needs_calibration(spec.quant_config) and not getattr(spec, "search", False):
+    given = getattr(spec, "fp8_scales", None) is not None
+    if given or (not needs_calibration(spec.quant_config) and not getattr(spec, "search", False)):
         return None
     from ..calibration.text import tokens_for
     from ..evaluation.articles import load_texts

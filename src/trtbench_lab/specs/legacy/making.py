@@ -56,7 +56,6 @@ _SOURCES: LegacyTable = {
         "--quant_ckpt_path",
         "--modelopt_quant_ckpt_path",
         "--ammo_quant_ckpt_path",
-        "--quantized_fp8_model_path",
         "--load_model_from",
     ),
     **refused(
@@ -82,6 +81,8 @@ _CONVERT: LegacyTable = {
     **_SOURCES,
     **refused("SmoothQuant is asked for with its alpha: --smoothquant 0.5.", 0, "--use_smooth_quant"),
     **ignored(_NO_CALIBRATION, 1, "--batch_size"),
+    **refused("FP8 with given scales is made by the verb quantize: --qformat fp8 --fp8_scales FILE.", 1,
+              "--quantized_fp8_model_path"),
 }
 
 

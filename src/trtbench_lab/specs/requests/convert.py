@@ -313,6 +313,13 @@ class QuantizeSpec(Spec):
         group="quantization",
         effect="Both give FP8 the same scales; their searches for AWQ's differ.",
     )
+    fp8_scales: str | None = option(
+        default=None,
+        help="fp8: an .npz file of scales that TensorRT-LLM's quantize.py wrote; nothing is calibrated then.",
+        flags=("--quantized_fp8_model_path",),
+        metavar="FILE",
+        group="quantization",
+    )
     calibration: CalibrationConfig = option(
         factory=CalibrationConfig, help="Text to calibrate on.", group="calibration"
     )

@@ -102,6 +102,7 @@ _OF_FORMAT: dict[str, tuple[str, ...]] = {
     "per_channel": ("int8_sq",),
     "zero_point": ("int4_gptq",),
     "act_order": ("int4_gptq",),
+    "fp8_scales": ("fp8",),
 }
 
 
@@ -122,6 +123,33 @@ def quantize_formats(spec: QuantizeSpec) -> Iterator[Conflict]:
             {f"QuantizeSpec.{name}": default},
             ({"QuantizeSpec.qformat": formats[0]},),
         )
+
+
+@rule(QuantizeSpec)
+def given_scales_are_all_there_is(spec: QuantizeSpec) -> Iterator[Conflict]:
+    if spec.fp8_scales is None:
+        return
+    off = ({"QuantizeSpec.fp8_scales": None},)
+    if spec.kv_cache_dtype == "int8":
+        yield Conflict(
+            ("QuantizeSpec.kv_cache_dtype", "QuantizeSpec.fp8_scales"),
+            "fp8_scales holds no scales of an INT8 K/V cache.",
+            "Use kv_cache_dtype fp8, or leave it out.",
+            {"QuantizeSpec.kv_cache_dtype": "fp8"},
+            off,
+        )
+    for name, plain, why in (
+        ("search", False, "search measures scales of its own"),
+        ("quantizer", "auto", "quantizer modelopt finds scales of its own"),
+    ):
+        if getattr(spec, name) not in (plain, "ours"):
+            yield Conflict(
+                (f"QuantizeSpec.{name}", "QuantizeSpec.fp8_scales"),
+                f"fp8_scales gives the scales, and {why}.",
+                f"Leave {name} out.",
+                {f"QuantizeSpec.{name}": plain},
+                off,
+            )
 
 
 @rule(QuantizeSpec)
