@@ -146,7 +146,8 @@ class _Scale:
         if self.categories is not None:
             return [(self(name) or 0.0, html.unescape(str(name))) for name in self.categories]
         if self.given:
-            places = [(self(value), str(text)) for value, text in self.given]
+            inside = [(v, str(text)) for v, text in self.given if self.low <= self._of(float(v)) <= self.high]
+            places = [(self(value), text) for value, text in inside]
             return [(at, text) for at, text in places if at is not None]
         span = self.high - self.low
         size = 10 ** math.floor(math.log10(span / 4)) if span > 0 else 1.0
