@@ -13,7 +13,14 @@ import onnxruntime
 import pytest
 import torch
 from tests.backends.models import RandomModel, random_model
-from tests.backends.quantized_models import MIXED, RECIPES, defined_logits, quantized_checkpoint
+from tests.backends.quantized_models import (
+    IMPORTED,
+    MIXED,
+    RECIPES,
+    defined_logits,
+    imported_checkpoint,
+    quantized_checkpoint,
+)
 from tests.backends.tensorrt import build_case
 from tests.backends.tensorrt.simulation import plan_parts
 
@@ -33,6 +40,9 @@ PRODUCTS = {
     "smooth channel": ("Int8StaticMatMul",),
     "smooth channel token": ("QuantizePerToken", "SmoothQuantGemm"),
     "fp8": ("Fp8StaticMatMul",),
+    "gptq sorted": ("Gather", "Int4ZeroMatMul"),
+    "int8 groups with zeros": ("Int8GroupZeroMatMul",),
+    "fp8 channel token": ("Fp8TokenMatMul",),
 }
 """Recipe → the nodes that its layers are made of; weights without zero points and factors are in test_builder."""
 TOKENS = torch.randint(0, 97, (1, 6), generator=torch.Generator().manual_seed(3))
@@ -51,10 +61,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> RandomModel:
 
 
 def written(model: RandomModel, folder: Path, recipe: str) -> Path:
-    quantization = MIXED if recipe == "mixed" else dict(RECIPES[recipe])
+    quantization = MIXED if recipe == "mixed" else dict({**RECIPES, **IMPORTED}[recipe])
     if "group_size" in quantization:
         quantization["group_size"] = 64
-    quantized_checkpoint(model, folder / "checkpoint", quantization)
+    write = imported_checkpoint if recipe in IMPORTED else quantized_checkpoint
+    write(model, folder / "checkpoint", quantization)
     return folder / "checkpoint"
 
 
