@@ -98,13 +98,17 @@ def test_onnxruntime_computes_the_definition(shelf, family, recipe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "cache", "layers"),
-    [("gpt2", "INT8", None), ("llama", "FP8", None), ("llama", "INT8", "smooth channel token"), ("gpt2", "FP8", "awq")],
-)
-def test_torch_reads_a_quantized_cache_with_the_checkpoints_steps(shelf, family, cache, layers, tmp_path):
+    ("family", "cache", "layers", "name"),
+    [
+        ("gpt2", "INT8", None, "torch"), ("llama", "FP8", None, "torch"),
+        ("llama", "INT8", "smooth channel token", "torch"), ("gpt2", "FP8", "awq", "torch"),
+        ("llama", "INT8", None, "onnxruntime"),
+    ],
+)  # fmt: skip
+def test_a_quantized_cache_is_read_with_the_checkpoints_steps(shelf, family, cache, layers, name, tmp_path):
     recipe = {**(RECIPES[layers] if layers else {}), "kv_cache_quant_algo": cache}
     quantized_checkpoint(shelf.model(family), tmp_path / "checkpoint", recipe)
-    executor = built_executor("torch", "cpu", tmp_path / "checkpoint", tmp_path / "engine", BuildConfig())
+    executor = built_executor(name, "cpu", tmp_path / "checkpoint", tmp_path / "engine", BuildConfig())
     assert all(spec.dtype in ("int8", "float8_e4m3fn") for spec in executor.io if spec.name.startswith("kv_cache"))
     driver = PagedDriver(executor, num_rows=2, columns=1)
     rows = TOKENS.tolist()
