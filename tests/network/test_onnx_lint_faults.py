@@ -161,6 +161,15 @@ FAULTS: list[Fault] = [
     (lambda: quantize(U8), "quantization", "only signed"),
     (lambda: quantize(E5M2), "quantization", "only signed"),
     (lambda: quantize(zero=3), "quantization", "other than 0"),
+    (
+        lambda: op(
+            "DequantizeLinear",
+            [("x", I8, [4, 8]), "s", "z"],
+            constants=[weight("s", F32, []), helper.make_tensor("z", I4, [], [0])],
+        ),
+        "quantization",
+        "the zero point decides the type",
+    ),
     (lambda: quantize(dtype=F16), "quantization", "has the data's type"),
     (lambda: quantize(scale=weight("s", F32, [8]), axis=1), "quantization", "not one a channel"),
     (lambda: quantize(scale=weight("s", F32, [4, 1])), "quantization", "not one a channel"),
