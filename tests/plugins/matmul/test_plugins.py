@@ -7,11 +7,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.plugins import forms
 
 from trtbench_lab.errors import SpecError
 from trtbench_lab.plugins.frame import Plugin, function_source
 from trtbench_lab.plugins.frame.onnx_form import FUNCTION_VERSION, OPSET, node_attributes
+from trtbench_lab.plugins.frame.ptx import parse_entry
 from trtbench_lab.plugins.matmul.plugins import (
     FP8_MATMUL,
     GEMM,
@@ -31,7 +34,15 @@ GROUP = 32
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
-def inputs(plugin: Plugin, shape: tuple[int, ...], out_features: int, dtype: torch.dtype, seed: int = 0):
+def inputs(
+    plugin: Plugin,
+    shape: tuple[int, ...],
+    out_features: int,
+    dtype: torch.dtype,
+    seed: int = 0,
+    group_size: int = GROUP,
+    per_token: int = 1,
+):
     generator = torch.Generator().manual_seed(seed)
     in_features = shape[-1]
     grouped = "group_size" in plugin.attributes
@@ -46,10 +57,10 @@ def inputs(plugin: Plugin, shape: tuple[int, ...], out_features: int, dtype: tor
         "x": torch.randn(*shape, generator=generator).to(dtype),
         "weight": torch.randn(out_features, in_features, generator=generator).to(dtype),
         "bias": torch.randn(out_features, generator=generator).to(dtype),
-        "scale": (0.01 + floats(out_features, *([in_features // GROUP] if grouped else []))).to(dtype),
-        "zero": torch.randint(-8, 8, (out_features, in_features // GROUP), generator=generator, dtype=torch.int8),
+        "scale": (0.01 + floats(out_features, *([in_features // group_size] if grouped else []))).to(dtype),
+        "zero": torch.randint(-8, 8, (out_features, in_features // group_size), generator=generator, dtype=torch.int8),
         "pre_scale": (0.5 + floats(in_features)).to(dtype),
-        "x_scale": 0.01 + 0.01 * floats(*shape[:-1], 1),
+        "x_scale": 0.01 + 0.01 * floats(*shape[:-1], 1) if per_token else torch.tensor([0.015]),
         "weight_scale": 0.01 * floats(out_features),
         "input_scale": torch.tensor([0.02]),
     }
@@ -61,7 +72,8 @@ def inputs(plugin: Plugin, shape: tuple[int, ...], out_features: int, dtype: tor
         made["weight"], made["weight_scale"] = made["weight"].to(torch.float8_e4m3fn), torch.tensor([0.5])
     if plugin is SMOOTH_QUANT_GEMM:
         made["x"] = bytes_(*shape)
-    attributes = {"group_size": GROUP, "per_token": 1, "output_type": ONNX_OF_TORCH[str(dtype).removeprefix("torch.")]}
+    output_type = ONNX_OF_TORCH[str(dtype).removeprefix("torch.")]
+    attributes = {"group_size": group_size, "per_token": per_token, "output_type": output_type}
     return [made[name] for name in plugin.inputs], {name: attributes[name] for name in plugin.attributes}
 
 
@@ -79,6 +91,32 @@ def test_the_kernel_is_the_reference(plugin, dtype, shape):
     (expected,) = forms.by_reference(plugin, tensors, attributes)
     assert distance(forms.by_kernel(plugin, tensors, attributes)[0], expected) < BOUNDS[dtype]
     assert torch.equal(forms.by_torch_op(plugin, tensors, attributes)[0], expected)
+
+
+every_plugin = pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
+
+
+@every_plugin
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(
+    lead=st.lists(st.integers(1, 4), min_size=1, max_size=2),
+    groups=st.integers(1, 3),
+    group_size=st.sampled_from((32, 64, 128)),
+    out_features=st.integers(1, 70),
+    dtype=st.sampled_from(list(BOUNDS)),
+    per_token=st.sampled_from((0, 1)),
+    seed=st.integers(0, 99),
+)
+def test_forms_agree_over_drawn_shapes(plugin, lead, groups, group_size, out_features, dtype, per_token, seed):
+    """Rows of one and more dimensions, widths of whole groups, outputs that fill no tile; the function where NumPy
+    has the types."""
+    shape = (*lead, groups * group_size)
+    tensors, attributes = inputs(plugin, shape, out_features, dtype, seed, group_size, per_token)
+    (expected,) = forms.by_reference(plugin, tensors, attributes)
+    assert distance(forms.by_kernel(plugin, tensors, attributes)[0], expected) < BOUNDS[dtype]
+    assert torch.equal(forms.by_torch_op(plugin, tensors, attributes)[0], expected)
+    if plugin is not FP8_MATMUL and dtype is not torch.bfloat16:
+        assert distance(forms.by_onnx_function(plugin, tensors, attributes)[0], expected) < BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("plugin", [one for one in PLUGINS if one is not FP8_MATMUL], ids=lambda plugin: plugin.name)
@@ -120,12 +158,15 @@ def test_the_function_of_fp8_is_the_reference():
     assert distance(torch.from_numpy(np.asarray(found)), expected) < BOUNDS[torch.float32]
 
 
-@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
+@every_plugin
 def test_the_kernel_compiles_without_a_gpu(plugin):
     tensors, attributes = inputs(plugin, (4, 128), 64, torch.float16)
+    capability = 90
     for tactic in plugin.tactics(attributes)[:1]:
-        compiled = forms.compiled(plugin, tensors, attributes, tactic=tactic)
-        assert compiled.ptx.count(".param .u64") >= len(plugin.inputs) + 1
+        compiled = forms.compiled(plugin, tensors, attributes, capability, tactic=tactic)
+        # TensorRT passes the inputs, the plan's integers and the outputs, in this order, and nothing else.
+        assert parse_entry(compiled.ptx).types == ["u64"] * len(plugin.inputs) + ["u32"] + ["u64"]
+        assert f".target sm_{capability}" in compiled.ptx
         assert compiled.launch.arguments == {"rows": 4}
 
 
