@@ -12,6 +12,9 @@ from trtbench_lab import workbench
 from trtbench_lab.cli import main
 from trtbench_lab.doctor import DoctorRow, engine_fit, examination, examine
 from trtbench_lab.doctor.engine_fit import check_engine
+from trtbench_lab.engine.config import read_engine_config
+from trtbench_lab.engine.verify import check_fit
+from trtbench_lab.errors import EngineMismatchError
 from trtbench_lab.specs import BuildConfig
 from trtbench_lab.specs.requests import BuildSpec
 
@@ -69,6 +72,44 @@ def test_version_and_architecture_are_told_together(folder: Path) -> None:
     assert "sm90" in found["engine machine"].found
     assert "Build it again" in str(found["engine machine"].remedy)
     assert found["engine files"].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("level", "here", "status"),
+    [
+        ("none", "x86_64 cuda sm80 NVIDIA A100", "error"),
+        ("ampere_plus", "x86_64 cuda sm80 NVIDIA A100", "ok"),
+        ("ampere_plus", "x86_64 cuda sm75 Tesla T4", "error"),
+        ("same_compute_capability", "x86_64 cuda sm90 NVIDIA H100", "ok"),
+    ],
+)
+def test_engines_for_several_gpus_are_judged_as_a_load_judges_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, level: str, here: str, status: str
+) -> None:
+    from trtbench_lab.backends import registry
+    from trtbench_lab.backends.protocol import Availability
+    from trtbench_lab.backends.tensorrt import builder as tensorrt_builder
+
+    builder = tensorrt_builder.TensorRTBuilder()
+    monkeypatch.setattr(tensorrt_builder, "machine_key", lambda: here)
+    monkeypatch.setattr(builder, "version", lambda: "tensorrt 11.4.0.106", raising=False)
+    monkeypatch.setattr(builder, "available", lambda: Availability(True, "here"), raising=False)
+    monkeypatch.setattr(registry, "backend", lambda name: builder)
+    changed(
+        folder,
+        backend="tensorrt",
+        backend_version="tensorrt 11.4.0.106",
+        machine_key="x86_64 cuda sm90 NVIDIA H200",
+        build_config__hardware_compatibility=level,
+    )
+    row = rows(folder)["engine machine"]
+    assert row.status == status
+    assert "sm90 NVIDIA H200" in row.found
+    if status == "ok":
+        check_fit(read_engine_config(folder), builder, "engine")
+    else:
+        with pytest.raises(EngineMismatchError):
+            check_fit(read_engine_config(folder), builder, "engine")
 
 
 @pytest.mark.parametrize(("gpus", "status", "part"), [(1, "error", "needs 2 GPUs"), (2, "warning", "2 processes")])

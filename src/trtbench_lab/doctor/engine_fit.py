@@ -48,6 +48,7 @@ def check_engine(engine_dir: Path | str) -> Iterator[DoctorRow]:
 def _version_and_machine(config: EngineConfig, builder: Builder) -> Iterator[DoctorRow]:
     """Compare versions and machines one by one, so that both are told where both differ."""
     from ..engine.machine import machine_fingerprint, machine_sentence
+    from ..engine.verify import fits_machine
 
     here_version, here_machine = builder.version(), builder.machine_key()
     built_with, built_on = config.backend_version, config.machine_key
@@ -63,6 +64,8 @@ def _version_and_machine(config: EngineConfig, builder: Builder) -> Iterator[Doc
     here = machine_sentence(machine_fingerprint())
     if here_machine == built_on:
         yield ok("engine machine", built_on, "It was built for this kind of machine.")
+    elif fits_machine(config, builder):
+        yield ok("engine machine", f"{built_on}, here is {here_machine}", "It was built for this kind of machine too.")
     else:
         yield error(
             "engine machine",

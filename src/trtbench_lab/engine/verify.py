@@ -147,11 +147,7 @@ def check_fit(config: EngineConfig, builder: Builder, where: str) -> None:
             where=where,
             remedy="Build the engine again with what is installed, or install the version it was built with.",
         )
-    elsewhere = getattr(builder, "runs_here", None)  # of backends whose engines may be built for several machines
-    fits = builder.machine_key() == config.machine_key or (
-        elsewhere is not None and elsewhere(config.machine_key, config.build_config)
-    )
-    if not fits:
+    if not fits_machine(config, builder):
         here = machine_sentence(machine_fingerprint())
         raise EngineMismatchError(
             f"The engine was built for another kind of machine: {config.machine_key!r} on "
@@ -159,6 +155,14 @@ def check_fit(config: EngineConfig, builder: Builder, where: str) -> None:
             where=where,
             remedy="Build the engine again on this machine, from the same checkpoint.",
         )
+
+
+def fits_machine(config: EngineConfig, builder: Builder) -> bool:
+    """Whether an engine was built for this kind of machine, alone or among others (hardware_compatibility)."""
+    elsewhere = getattr(builder, "runs_here", None)  # of backends whose engines may be built for several machines
+    return builder.machine_key() == config.machine_key or (
+        elsewhere is not None and bool(elsewhere(config.machine_key, config.build_config))
+    )
 
 
 def _absent(config: EngineConfig, reason: str, where: str) -> EngineMismatchError:
