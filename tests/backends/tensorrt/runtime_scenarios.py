@@ -254,6 +254,11 @@ def probing_fp8(stage: Stage) -> None:
     operators(stage, plan, lambda m, f: m.try_fp8_matmul(f))
 
 
+def probing_int8(stage: Stage) -> None:
+    plan = operator_plan({"x": ("FLOAT16", (16, 128))}, "y", (16, 64))
+    operators(stage, plan, lambda m, f: m.try_int8_matmul(f))
+
+
 def probing_timings(stage: Stage) -> None:
     plan = operator_plan({"x": ("FLOAT16", (64, 256))}, "y", (64, 256))
     operators(stage, plan, lambda m, f: m.try_timing_cache(f))
@@ -284,6 +289,7 @@ RUNNING: dict[str, Callable[[Stage], None]] = {
         probing_lengths,
         probing_lengths_in_float16,
         probing_fp8,
+        probing_int8,
         probing_timings,
         probing_collectives,
     )

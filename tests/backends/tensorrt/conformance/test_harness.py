@@ -186,7 +186,8 @@ def test_the_features_cover_what_engines_may_rely_on():
             for head_size in (64, 96, 128):
                 assert {f"{kind}/{dtype}/d{head_size}/{sharing}" for sharing in ("mha", "gqa", "mqa")} <= names
     assert {"refit", "strip_plan", "weight_streaming", "cuda_graphs", "collectives", "timing_cache"} <= names
-    assert {"dual_profile", "two_engines", "weight_only_int8", "weight_only_int4", "fp8_matmul"} <= names
+    assert {"dual_profile", "two_engines", "weight_only_int8", "weight_only_int4"} <= names
+    assert {"int8_matmul", "fp8_matmul"} <= names
     assert {"key_value_lengths/float16/d64", "plugin_cache/int8", "plugin_cache/fp8"} <= names
 
 

@@ -35,6 +35,9 @@ PADDED = BuildConfig(
 )
 PAGED = BuildConfig(compute_dtype="float16", plugin_config=PluginConfig(gpt_attention_plugin="float16"))
 
+AWQ = QuantConfig(quant_algo="W4A16_AWQ", group_size=128)
+SMOOTH = QuantConfig(quant_algo="W8A8_SQ_PER_TENSOR_PLUGIN")
+
 
 def failed(*features: str, status: str = "failed") -> Verdicts:
     return Verdicts(MACHINE, {name: Outcome(name, status, "Its numbers were wrong.") for name in features})
@@ -59,6 +62,11 @@ def failed(*features: str, status: str = "failed") -> Verdicts:
         ("debug_tensors", {}, PADDED.replace(enable_debug_output=True)),
         ("weight_only_int8", {"quantization": QuantConfig(quant_algo="W8A16")}, PADDED),
         ("weight_only_int4", {"quantization": QuantConfig(quant_algo="W4A16", group_size=128)}, PADDED),
+        ("weight_only_int4", {"quantization": AWQ}, PADDED),
+        ("weight_only_int4", {"quantization": QuantConfig(quant_algo="W4A16_GPTQ", group_size=64)}, PADDED),
+        ("int8_matmul", {"quantization": SMOOTH}, PADDED),
+        ("fp8_matmul", {"quantization": QuantConfig(quant_algo="FP8")}, PADDED),
+        ("fp8_matmul", {"quantization": QuantConfig(quant_algo="W4A8_AWQ", group_size=128)}, PADDED),
         ("collectives", {"mapping": Mapping(world_size=2, tp_size=2)}, PADDED),
     ],
 )
@@ -74,6 +82,21 @@ def test_a_failed_feature_is_refused_where_it_is_needed_and_nowhere_else(feature
         [],
         ["CUDA graphs are not used: their conformance test failed on this machine."],
     )
+
+
+@pytest.mark.parametrize(
+    ("feature", "quantization", "switch"),
+    [
+        ("weight_only_int4", AWQ, "weight_only_groupwise_quant_matmul_plugin"),
+        ("int8_matmul", SMOOTH, "smooth_quant_gemm_plugin"),
+    ],
+)
+def test_layers_that_plugins_multiply_rely_on_none_of_tensorrts_own(feature, quantization, switch):
+    config = MODEL.replace(quantization=quantization)
+    options = PADDED.replace(plugin_config=PADDED.plugin_config.replace(**{switch: "float16"}))
+    assert refuse_failed(config, options, failed(feature)) == []
+    with pytest.raises(BuildError, match=feature):
+        refuse_failed(config, PADDED, failed(feature))
 
 
 @pytest.mark.parametrize(("status", "verb"), [("crashed", "crashed"), ("timed out", "timed out")])

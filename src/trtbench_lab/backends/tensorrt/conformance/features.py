@@ -115,6 +115,7 @@ def _quantization() -> Iterator[Feature]:
             {"dtype": "float16", "quantization": {"quant_algo": algorithm, "group_size": group_size}},
             BOUNDS["float16"],
         )
+    yield Feature("int8_matmul", "INT8 inputs and weights, a scale a tensor", "int8_matmul", {}, 2e-2)
     yield Feature(
         "fp8_matmul", "FP8 (E4M3) inputs and weights, a scale a tensor", "fp8_matmul", {}, 2e-2, least_capability=89
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ....errors import BuildError
+from ....quantization.linear_kinds import LinearForm, kinds_in
 from ....specs import BuildConfig, ModelConfig
 from ..bindings_check import import_fault, tensorrt_version
 from ..gpu import current_gpu
@@ -54,18 +55,35 @@ def features_used(model: ModelConfig, options: BuildConfig) -> Iterator[tuple[st
     ):
         if flag:
             yield feature, f"Build without {'enable_debug_output' if feature == 'debug_tensors' else feature}."
-    algorithm = model.quantization.quant_algo
-    quantized = {"W8A16": "weight_only_int8", "W4A16": "weight_only_int4", "FP8": "fp8_matmul"}
-    if algorithm is not None and algorithm.value in quantized:
-        yield (
-            quantized[algorithm.value],
-            "Build from a checkpoint with another quantization, or use the torch backend.",
-        )
+    for feature in products_used(model, options):
+        yield feature, "Build from a checkpoint with another quantization, or use the torch backend."
     stored = model.quantization.kv_cache_quant_algo
     if stored is not None and not padded:
         yield f"plugin_cache/{stored.value.lower()}", "Quantize without kv_cache_quant_algo."
     if model.mapping.tp_size > 1:
         yield "collectives", "Convert with tp_size 1, or use the torch backend."
+
+
+def products_used(model: ModelConfig, options: BuildConfig) -> list[str]:
+    """Return the features that quantized layers rely on, each once; layers that plugins multiply rely on none.
+
+    A recipe may differ from layer to layer, and AWQ's and GPTQ's weights go the way of plain INT4 ones.
+    """
+    found: list[str] = []
+    for kind in kinds_in(model):
+        grouped = kind.form is LinearForm.GROUPS
+        switch = f"weight_only_{'groupwise_' if grouped else ''}quant_matmul_plugin"
+        if kind.scheme is not None and not _by_plugin(options, switch):
+            found.append(f"weight_only_int{kind.scheme.bits}")
+        if kind.form is LinearForm.INT8 and not _by_plugin(options, "smooth_quant_gemm_plugin"):
+            found.append("int8_matmul")
+        if kind.rounds_inputs_to_fp8:
+            found.append("fp8_matmul")
+    return list(dict.fromkeys(found))
+
+
+def _by_plugin(options: BuildConfig, switch: str) -> bool:
+    return getattr(options.plugin_config, switch) not in ("auto", "disable")
 
 
 def sharing_of(model: ModelConfig) -> str:

@@ -101,10 +101,20 @@ def try_key_value_lengths(folder: Path, *, dtype: str, head_size: int) -> Tried:
 
 def try_fp8_matmul(folder: Path) -> Tried:
     """Multiply FP8 inputs by FP8 weights, both through quantize and dequantize layers with a scale a tensor."""
+    return _try_matmul("FP8", 448.0, lambda t: t.to(torch.float8_e4m3fn).float())
+
+
+def try_int8_matmul(folder: Path) -> Tried:
+    """Multiply INT8 inputs by INT8 weights in the same form, as SmoothQuant with static scales does."""
+    return _try_matmul("INT8", 127.0, lambda t: t.round().clamp(-128, 127))
+
+
+def _try_matmul(quantized: str, largest: float, rounding: Callable[[torch.Tensor], torch.Tensor]) -> Tried:
+    """Multiply matrices of an 8-bit type, member `quantized` of DataType, whose largest number is `largest`."""
     generator = torch.Generator().manual_seed(2)
     x, weight = torch.randn(16, 128, generator=generator), torch.randn(128, 64, generator=generator)
-    x_scale, weight_scale = float(x.abs().max()) / 448, float(weight.abs().max()) / 448
-    rounded = [(t / s).to(torch.float8_e4m3fn).float() * s for t, s in ((x, x_scale), (weight, weight_scale))]
+    x_scale, weight_scale = float(x.abs().max()) / largest, float(weight.abs().max()) / largest
+    rounded = [rounding(t / s) * s for t, s in ((x, x_scale), (weight, weight_scale))]
     constants = {
         "weight": weight.half().numpy(),
         "x": torch.tensor(x_scale).numpy(),
@@ -117,13 +127,13 @@ def try_fp8_matmul(folder: Path) -> Tried:
         def constant(name: str, shape: tuple[int, ...]) -> Any:
             return network.add_constant(shape, trt.Weights(constants[name])).get_output(0)
 
-        def through_fp8(tensor: Any, scale: str) -> Any:
+        def through_eight_bits(tensor: Any, scale: str) -> Any:
             step = network.add_cast(constant(scale, ()), trt.DataType.HALF).get_output(0)
-            layer = network.add_quantize(tensor, step, trt.DataType.FP8)
+            layer = network.add_quantize(tensor, step, getattr(trt.DataType, quantized))
             return network.add_dequantize(layer.get_output(0), step, trt.DataType.HALF).get_output(0)
 
         kind = trt.MatrixOperation.NONE
-        left, right = through_fp8(entry, "x"), through_fp8(constant("weight", (128, 64)), "w")
+        left, right = through_eight_bits(entry, "x"), through_eight_bits(constant("weight", (128, 64)), "w")
         tensor = network.add_matrix_multiply(left, kind, right, kind).get_output(0)
         tensor.name = "y"
         network.mark_output(tensor)
