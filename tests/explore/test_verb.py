@@ -15,7 +15,14 @@ from trtbench_lab.explore import compare_explorations, explore
 from trtbench_lab.explore.result import Ceilings
 from trtbench_lab.reports import figures_for, read_report
 from trtbench_lab.reports.figure import caption_of, numbers_of
-from trtbench_lab.reports.figures import engines_by_module, precision_map, roofline, time_by_module, time_by_type
+from trtbench_lab.reports.figures import (
+    engines_by_module,
+    memory_by_module,
+    precision_map,
+    roofline,
+    time_by_module,
+    time_by_type,
+)
 from trtbench_lab.results.database import ResultsDatabase
 from trtbench_lab.specs.requests import ExploreSpec
 
@@ -90,6 +97,27 @@ def test_figures_show_the_numbers(inspector: Path, times: Path) -> None:
     assert line.y[-1] == pytest.approx(7e14 / 1e9)
     assert line.x[1] == pytest.approx(7e14 / 4e12)  # the ridge
     assert len(figures_for(result)) == 5
+
+
+def test_memory_is_drawn_by_module(inspector: Path) -> None:
+    figure = memory_by_module(explore(inspector))
+    table = numbers_of(figure)
+    assert list(table.columns[1:]) == ["weights (KiB)", "tensors (KiB)"]
+    weights, tensors = (dict(zip(trace.y, trace.x, strict=True)) for trace in figure.data)
+    layers, width = 2, 64
+    assert weights["transformer.layers.*.attention.qkv"] * 1024 == layers * 3 * width * width * 2  # float16
+    assert tensors["transformer.layers.*.attention.qkv"] * 1024 == layers * (width + 3 * width) * 2  # one token
+    assert set(weights) == {row[0] for row in table.rows}
+
+
+def test_two_engines_are_drawn_side_by_side(inspector: Path, times: Path, tmp_path: Path) -> None:
+    slower = _written(tmp_path / "slower.json", trtexec_times(decoder(), ms=0.06))
+    pair = compare_explorations(explore(inspector, times=times), explore(inspector, times=slower))
+    figure = engines_by_module(pair)
+    first, second = figure.data
+    assert sum(first.x) == pytest.approx(0.02 * len(decoder()["Layers"]))
+    assert [3 * value for value in first.x] == pytest.approx(list(second.x))
+    assert [float(row[3]) for row in numbers_of(figure).rows] == [3.0] * len(first.x)
 
 
 def test_precision_map_has_a_cell_for_each_layer(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tests.backends.tensorrt.simulation import aliases_of, plan_parts
 
 from trtbench_lab.backends.protocol import QuietReporter
 from trtbench_lab.backends.tensorrt import builder as builder_module
+from trtbench_lab.backends.tensorrt.builder_config import builder_config
 from trtbench_lab.backends.tensorrt.gpu import Gpu
 from trtbench_lab.backends.tensorrt.plan_layout import read_layout
 from trtbench_lab.backends.tensorrt.resolution import resolve
@@ -239,6 +240,25 @@ def test_options_reach_the_builder(recorder, source, tmp_path, monkeypatch):
     (limit,) = recorder.named("IBuilderConfig.set_memory_pool_limit")
     assert (limit.arguments["pool"].name, limit.arguments["pool_size"]) == ("WORKSPACE", 256 << 20)
     assert plan(done.folder)[0]["flags"] == ["REFIT", "WEIGHT_STREAMING"]
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("tiling", "tiling_optimization_level"),
+        ("profiling_verbosity", "profiling_verbosity"),
+        ("hardware_compatibility", "hardware_compatibility_level"),
+    ],
+)
+def test_every_choice_is_one_of_tensorrts(recorder, field, name):
+    trt = recorder.module
+    builder = trt.Builder(trt.Logger())
+    (choices,) = (info.choices for info in BuildConfig.options() if info.name == field)
+    assert len(choices) >= 3
+    for choice in choices:
+        builder_config(trt, builder, BuildConfig(compute_dtype="float32", **{field: choice}))
+        value = recorder.named(f"IBuilderConfig.{name}=")[-1].arguments["value"]
+        assert value is getattr(type(value), choice.upper())
 
 
 def test_what_nobody_asked_for_is_left_to_tensorrt(recorder, source, tmp_path, monkeypatch):
