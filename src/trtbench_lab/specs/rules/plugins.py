@@ -132,9 +132,11 @@ _WEIGHT_ONLY = ("weight_only_quant_matmul_plugin", "weight_only_groupwise_quant_
 @rule(PluginConfig, QuantConfig)
 def quantization_kernels_fit_weights(plugins: PluginConfig, quant: QuantConfig) -> Iterator[Conflict]:
     algo = quant.quant_algo
-    is_smooth = algo is not None and algo.is_smoothquant
-    is_grouped = algo is not None and (algo.is_groupwise or (algo.is_weight_only and quant.group_size is not None))
-    is_channel = algo is not None and algo.is_weight_only and quant.group_size is None
+    layers = [quant] if quant.quantized_layers is None else [quant.of_module(one) for one in quant.quantized_layers]
+    kinds = [(one.quant_algo, one.group_size is not None) for one in layers if one.quant_algo is not None]
+    is_smooth = any(kind.is_smoothquant for kind, _ in kinds)
+    is_grouped = any(kind.is_groupwise or (kind.is_weight_only and grouped) for kind, grouped in kinds)
+    is_channel = any(kind.is_weight_only and not grouped for kind, grouped in kinds)
     wanted = dict.fromkeys(_SMOOTHQUANT, ("SmoothQuant", is_smooth))
     wanted |= {
         "weight_only_quant_matmul_plugin": ("weight-only quantization per channel", is_channel),

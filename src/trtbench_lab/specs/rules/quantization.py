@@ -47,29 +47,49 @@ def _named(algo: QuantAlgo | None) -> str:
     return "none" if algo is None else algo.value
 
 
-def _row_widths(model: ModelConfig, tp_size: int) -> dict[str, int]:
-    """Input features of each kind of linear layer on one rank."""
-    return {
-        "attention.qkv and mlp.fc": model.hidden_size,
+_MOST_LAYERS = 1 << 10  # a damaged config.json may speak of 10^9; patterns that exclude a layer are tried on no more
+
+
+def _rows(model: ModelConfig, quant: QuantConfig, tp_size: int) -> Iterator[tuple[str, int, QuantConfig]]:
+    """Yield quantized layers, by kind or each of a mixed recipe: name, input features on one rank, quantization."""
+    widths = {
+        "attention.qkv": model.hidden_size,
         "attention.dense": model.attention_width // tp_size,
+        "mlp.fc": model.hidden_size,
         "mlp.proj": model.mlp_width // tp_size,
     }
+    if quant.quantized_layers is not None:
+        for module in quant.quantized_layers:
+            width = widths.get(".".join(module.split(".")[-2:]), model.hidden_size)
+            yield module, width, quant.of_module(module)
+        return
+    layers = range(min(model.num_hidden_layers, _MOST_LAYERS))
+    for part, width in widths.items():
+        if not all(quant.excludes(f"transformer.layers.{number}.{part}") for number in layers):
+            yield part, width, quant
 
 
 @rule(ModelConfig, QuantConfig, Mapping)
 def groups_divide_rows(model: ModelConfig, quant: QuantConfig, mapping: Mapping) -> Iterator[Conflict]:
-    group_size = quant.group_size
-    if quant.quant_algo is None or group_size is None:
+    if quant.quant_algo is None:
         return
-    widths = _row_widths(model, mapping.tp_size)
-    bad = [f"{name} has {width}" for name, width in widths.items() if width % group_size]
-    if bad:
-        fitting = [size for size in GROUP_SIZES if not any(width % size for width in widths.values())]
-        best = max((size for size in fitting if size < group_size), default=None)
+    rows = [row for row in _rows(model, quant, mapping.tp_size) if row[2].group_size is not None]
+    bad = [(name, width, own.group_size) for name, width, own in rows if width % (own.group_size or 1)]
+    if bad and quant.quantized_layers is not None:
+        named = ", ".join(f"{name} has {width} and groups of {size}" for name, width, size in bad)
+        yield Conflict(
+            ("QuantConfig.quantized_layers", "ModelConfig.hidden_size", "Mapping.tp_size"),
+            f"The input features of each layer on a rank must divide into its groups: {named}.",
+            "Give these layers a smaller group_size or another algorithm, or leave them out.",
+        )
+    elif bad:
+        fitting = [size for size in GROUP_SIZES if not any(width % size for _, width, _ in rows)]
+        best = max((size for size in fitting if size < (quant.group_size or 0)), default=None)
         remedy = f"Set group_size to {best}." if best else "Leave group_size out: one scale for each output channel."
+        named = ", ".join(f"{name} has {width}" for name, width, _ in bad)
         yield Conflict(
             ("QuantConfig.group_size", "ModelConfig.hidden_size", "Mapping.tp_size"),
-            f"The input features of each layer on a rank must divide into groups of {group_size}: {', '.join(bad)}.",
+            f"The input features of each layer on a rank must divide into groups of {quant.group_size}: {named}.",
             remedy,
             None if quant.quant_algo.is_groupwise and best is None else {"QuantConfig.group_size": best},
         )
@@ -77,15 +97,20 @@ def groups_divide_rows(model: ModelConfig, quant: QuantConfig, mapping: Mapping)
 
 @rule(ModelConfig, QuantConfig, Mapping)
 def packed_rows_are_even(model: ModelConfig, quant: QuantConfig, mapping: Mapping) -> Iterator[Conflict]:
-    if quant.quant_algo is None or quant.quant_algo.weight_bits != 4 or quant.group_size is not None:
+    if quant.quant_algo is None:
         return
-    odd = [f"{name} has {width}" for name, width in _row_widths(model, mapping.tp_size).items() if width % 2]
+    odd = [
+        f"{name} has {width}"
+        for name, width, own in _rows(model, quant, mapping.tp_size)
+        if width % 2 and own.group_size is None and own.quant_algo is not None and own.quant_algo.weight_bits == 4
+    ]
     if odd:
+        mixed = quant.quantized_layers is not None
         yield Conflict(
-            ("QuantConfig.quant_algo", "ModelConfig.hidden_size"),
+            ("QuantConfig.quantized_layers" if mixed else "QuantConfig.quant_algo", "ModelConfig.hidden_size"),
             f"INT4 packs two input features into one byte, and their number is odd: {', '.join(odd)}.",
             "Use W8A16.",
-            {"QuantConfig.quant_algo": QuantAlgo.W8A16},
+            None if mixed else {"QuantConfig.quant_algo": QuantAlgo.W8A16},
         )
 
 
@@ -100,6 +125,13 @@ def fp8_needs_gpu(quant: QuantConfig, gpu: Gpu) -> Iterator[Conflict]:
             missing,
             "The nearest that this GPU runs is W8A16.",
             {"QuantConfig.quant_algo": QuantAlgo.W8A16, "QuantConfig.group_size": None},
+        )
+    if quant.quantized_layers is not None and quant.rounds_inputs_to_fp8:
+        layers = [name for name in quant.quantized_layers if quant.of_module(name).rounds_inputs_to_fp8]
+        yield Conflict(
+            ("QuantConfig.quantized_layers",),
+            f"{missing} The recipe has it in {', '.join(layers)}.",
+            "The nearest that this GPU runs is W8A16.",
         )
     if quant.kv_cache_quant_algo is QuantAlgo.FP8:
         yield Conflict(
