@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 import torch
 from tests.plugins.cases import PLUGINS, attributes, inputs
+from tests.plugins.gpt_attention.calls import attention_inputs, update_call
+from tests.plugins.gpt_attention.calls import sizes as sizes_of_attention
+from tests.plugins.gpt_attention.cases import make_batch
+from tests.plugins.matmul.test_plugins import inputs as matrix_inputs
 
 from trtbench_lab.errors import BuildError
 from trtbench_lab.plugins.frame import Call, Operand, Plugin, register_plugins
 from trtbench_lab.plugins.frame.ptx import parse_entry
 from trtbench_lab.plugins.frame.tensorrt_form import TRT_TYPES
+from trtbench_lab.plugins.gpt_attention import ATTENTION, COMBINE, SPLIT_ATTENTION, AttentionShape
+from trtbench_lab.plugins.gpt_attention.plans import split_tile
+from trtbench_lab.plugins.matmul.plugins import PLUGINS as MATRIX_PLUGINS
 from trtbench_lab.plugins.registry import all_plugins
 
 ROWS = 5
@@ -76,13 +83,15 @@ def build(real_tensorrt: Any) -> Iterator[Any]:
     SymIntExpr._exprBuilder = None
 
 
-def description(trt: Any, tensor: torch.Tensor, dynamic: bool) -> Any:
-    """Describe a tensor whose first dimension is dynamic (TensorRT's own classes)."""
+def description(trt: Any, tensor: torch.Tensor, dynamic: bool, own_size: bool = False) -> Any:
+    """Describe a tensor whose first dimension is dynamic (TensorRT's own classes); it comes to `ROWS`, or to its own
+    size."""
     import tensorrt.plugin as trtp
 
     shape = [trtp.ShapeExpr(size) for size in tensor.shape]
     if dynamic:
-        shape[0]._int_expr = Expression(None, lambda rows: rows)
+        size = int(tensor.shape[0])
+        shape[0]._int_expr = Expression(None, lambda rows: size if own_size else rows)
     dtype = getattr(trt.DataType, TRT_TYPES[str(tensor.dtype).removeprefix("torch.")])
     described = trtp.from_shape_expr(tuple(shape), dtype)
     described._immutable = True
@@ -130,6 +139,60 @@ def test_build_gets_shapes_types_and_the_kernel(build: Any, name: str):
     assert grid == [*plan.grid, 1, 1][:3]
     assert [one._expr.evaluate(ROWS) for one in extras] == list(plan.arguments.values())
     assert all(isinstance(one, trtp.SymInt32) for one in extras)
+    entry = parse_entry(ptx)
+    assert entry.name == kernel_name
+    assert entry.types == ["u64"] * len(tensors) + ["u32"] * len(extras) + ["u64"] * len(outputs)
+
+
+def attention_cases() -> list[tuple[Plugin, list[torch.Tensor], dict[str, Any]]]:
+    """One step of each attention plugin over an FP16 cache; updates of more than 128 tokens, since plans of numbers
+    take another tile below, and plans of expressions have one."""
+    rows = [(20, 1), (31, 1)]
+    batch = make_batch(AttentionShape(4, 2, 64, 64, 64), rows, dtype=torch.float16)
+    long = [make_batch(AttentionShape(4, 2, 64, 64, rotary), [(0, 150)], dtype=torch.float16) for rotary in (64, 0)]
+    query, cache = batch.query(), batch.kv_cache
+    rest = attention_inputs(batch, query, cache)
+    attention = {**sizes_of_attention(batch), "window": 0}
+    parts = [torch.empty(2, 4, 2, 64), torch.empty(2, 4, 2), batch.token_rows, query]
+    combined = {"num_heads": 4, "head_size": 64, "splits": 2}
+    return [
+        *(update_call(one) for one in long),
+        (ATTENTION, rest, attention),
+        (SPLIT_ATTENTION, rest, {**attention, "splits": 2, "tile": split_tile(batch.shape, "float16")}),
+        (COMBINE, parts, combined),
+    ]
+
+
+def matrix_cases() -> list[tuple[Plugin, list[torch.Tensor], dict[str, Any]]]:
+    return [(plugin, *matrix_inputs(plugin, (ROWS, 3, 128), 64, torch.float16)) for plugin in MATRIX_PLUGINS]
+
+
+CONSTANT = {"weight", "bias", "scale", "zero", "pre_scale", "weight_scale", "input_scale", "cos", "sin", "kv_scale"}
+
+
+@pytest.mark.parametrize("case", [*attention_cases(), *matrix_cases()], ids=lambda case: case[0].name)
+def test_build_gets_kernels_of_attention_and_products(build: Any, case: Any):
+    plugin, tensors, values = case
+    definition = registered(plugin)
+    described = [
+        description(build, tensor, label not in CONSTANT, own_size=True)
+        for label, tensor in zip(plugin.inputs, tensors, strict=True)
+    ]
+    made = definition.register_func(*described, **values)
+    outputs = made if isinstance(made, tuple) else (made,)
+    operands = [Operand(tuple(one.shape), str(one.dtype).removeprefix("torch.")) for one in tensors]
+    expected = plugin.signature(operands, values)
+    for one, other in zip(outputs, expected, strict=True):
+        assert sizes(one.shape_expr) == list(other.shape)
+        assert one.dtype == getattr(build.DataType, TRT_TYPES[other.dtype])
+    tactic = [*plugin.tactics(values), 0][0]
+    kernel_name, ptx, launch, extras = definition.aot_impl_func(
+        *described, *plugin.ordered(values), list(outputs), tactic
+    )
+    plan = plugin.plan(Call(tuple(operands), expected, values, 90, tactic))
+    grid = [int(launch.__dict__[f"grid_{axis}"]._expr.evaluate(ROWS)) for axis in "xyz"]
+    assert grid == [*plan.grid, 1, 1][:3]
+    assert [one._expr.evaluate(ROWS) for one in extras] == list(plan.arguments.values())
     entry = parse_entry(ptx)
     assert entry.name == kernel_name
     assert entry.types == ["u64"] * len(tensors) + ["u32"] * len(extras) + ["u64"] * len(outputs)
