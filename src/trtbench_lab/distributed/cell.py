@@ -264,7 +264,7 @@ class PendingCell:
         """Interrupt the ranks that still run, replace those that do not heed it, and raise."""
         stood = self._where_they_stand() if stacks else ""
         interrupted = self.running
-        self._world.roster.interrupt(interrupted)
+        self._world.interrupt(interrupted)
         until = time.monotonic() + _HEED_S
         while self.running and time.monotonic() < until and not self._world.roster.dead():
             concurrent.futures.wait(

@@ -432,6 +432,10 @@ class World:
         """Return what the launcher said last."""
         return self._place.output()[-4000:] if self._place is not None else ""
 
+    def interrupt(self, ranks: Sequence[int]) -> None:
+        """Send Ctrl-C's signal to ranks."""
+        self.roster.interrupt(ranks)
+
     def where_they_stand(self, ranks: Sequence[int], cell: str, code_name: str) -> list[str]:
         """Return for each rank where its Python stands, also inside a blocked call of MPI."""
         return self.roster.where_they_stand(ranks, self._folder or Path(), cell, code_name)
