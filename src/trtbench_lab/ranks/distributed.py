@@ -73,6 +73,17 @@ class TorchRanks:
             return self.one_shot.all_reduce(x, residual)  # type: ignore[no-any-return]
         return residual.add_(self.all_reduce(x))
 
+    def process_group(self) -> Any:
+        """Return torch's group of the ranks that share layers; every one of them calls it.
+
+        Its communicator is made at the first collective at the latest, and whoever takes over its pointer needs it
+        made.
+        """
+        if self.device.type == "cuda":
+            self._dist.all_reduce(torch.zeros(1, device=self.device), group=self._group)
+            torch.cuda.synchronize(self.device)
+        return self._group
+
     def send(self, x: torch.Tensor, to: int) -> None:
         x = x.contiguous()
         if self.device.type == "cuda":

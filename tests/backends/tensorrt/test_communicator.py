@@ -6,11 +6,13 @@ import ctypes
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tests.backends.tensorrt.running import bound
 
 from trtbench_lab.backends.tensorrt.communicator import NcclGroup, checked_group, nccl_group
 from trtbench_lab.backends.tensorrt.contexts import Contexts
 from trtbench_lab.errors import EngineError, EngineMismatchError
+from trtbench_lab.ranks.distributed import TorchRanks
 from trtbench_lab.specs import Mapping
 
 TWO = Mapping(world_size=2, tp_size=2)
@@ -44,6 +46,26 @@ def test_a_capsule_holds_the_pointer():
 def test_communicators_of_every_kind(source):
     group = nccl_group(source)
     assert (group.pointer, group.rank, group.size) == (4096, 1, 2)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_ranks_of_this_project_hand_over_their_group_with_its_communicator_made(device, monkeypatch):
+    """What `ranked_executor` passes; torch makes NCCL's communicator in the first collective at the latest."""
+    calls: list[str] = []
+
+    def reduce(x: torch.Tensor, group: object) -> None:
+        assert group is ranks._group
+        calls.append("all_reduce")
+
+    monkeypatch.setattr(torch, "zeros", lambda count, device: torch.ones(count))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda where: calls.append("synchronize"))
+    ranks = TorchRanks.__new__(TorchRanks)  # its constructor waits for the other ranks
+    ranks.mapping, ranks.device, ranks._group = TWO.with_rank(1), torch.device(device), torch_group()
+    ranks._dist = SimpleNamespace(all_reduce=reduce)
+    found = checked_group(TWO.with_rank(1), ranks, "engine")
+    assert (found.pointer, found.rank, found.size) == (4096, 1, 2)
+    assert found.source is ranks._group
+    assert calls == (["all_reduce", "synchronize"] if device == "cuda" else [])
 
 
 def test_what_is_no_communicator():

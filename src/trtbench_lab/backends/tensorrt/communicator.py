@@ -46,7 +46,8 @@ class NcclGroup:
 
 
 def nccl_group(source: Any) -> NcclGroup:
-    """Return the group behind whatever a person has: this class, nccl4py's communicator, or torch's process group.
+    """Return the group behind whatever there is: this class, nccl4py's communicator, torch's process group, or ranks
+    of this project that hold one.
 
     Raises
     ------
@@ -59,6 +60,8 @@ def nccl_group(source: Any) -> NcclGroup:
         if hasattr(source, pointer) and hasattr(source, size) and hasattr(source, "rank"):
             address, rank, number = (int(_value(getattr(source, name))) for name in (pointer, "rank", size))
             return NcclGroup(address, rank, number, source)
+    if hasattr(source, "process_group"):  # the project's own ranks
+        source = source.process_group()
     if hasattr(source, "_get_backend"):
         return _from_torch(source)
     raise EngineError(
