@@ -338,6 +338,14 @@ def test_gpus_that_tensorrt_does_not_serve(source, gpu, mapping, words):
         resolved(source, gpu, config)
 
 
+@pytest.mark.parametrize("name", ["rmsnorm_quantization_plugin", "layernorm_quantization_plugin"])
+def test_norms_with_int8_results_are_not_pretended(source, name):
+    found = resolved(source, plugin_config=PluginConfig(**{name: "float16"}))
+    assert not found.build_config.plugin_config.enabled(name)
+    assert any(f"{name} has no effect" in note for note in found.notes)
+    assert not any(name in note for note in resolved(source).notes)
+
+
 def test_plugins_and_hardware_compatibility_exclude_each_other(source):
     plugins = PluginConfig(rmsnorm_plugin="float16")
     with pytest.raises(BuildError, match="rmsnorm_plugin cannot be had: plugins are compiled for one architecture"):

@@ -120,6 +120,13 @@ def _plugins(model: ModelConfig, options: BuildConfig, dtype: str, paged: bool) 
     if changes.get("smooth_quant_gemm_plugin", asked.smooth_quant_gemm_plugin) not in ("auto", "disable"):
         for switch in ("quantize_per_token_plugin", "quantize_tensor_plugin"):  # whose integers it multiplies
             changes.setdefault(switch, dtype)
+    for switch in ("rmsnorm_quantization_plugin", "layernorm_quantization_plugin"):
+        if changes.get(switch, getattr(asked, switch)) not in ("auto", "disable"):
+            changes[switch] = "disable"
+            notes.append(
+                f"{switch} has no effect: norms give {dtype}, and the layers that read them quantize it, each with its "
+                "own scales."
+            )
     for info in PluginConfig.options():  # what is still open is off: TensorRT has kernels of its own there
         if _is_plugin(info.name) and changes.get(info.name, getattr(asked, info.name)) == "auto":
             changes[info.name] = "disable"
