@@ -34,7 +34,7 @@ CASES = [
     ),
 ]
 OTHERS = [family.name for family in all_families() if family.name != "gpt2"]
-"""Their layers differ from GPT-2's by shape and bias alone, so they are tried with the plugin that takes every layer."""
+"""Their layers differ from GPT-2's by shape and bias alone: the plugin that takes every layer is enough."""
 OFF = dict.fromkeys(
     (
         "gpt_attention_plugin",
