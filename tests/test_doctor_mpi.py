@@ -32,7 +32,7 @@ def launcher(tmp_path: Path, script: str, kind: str = "MPICH") -> Launcher:
 @pytest.mark.parametrize(
     ("script", "status", "part"),
     [
-        ("echo size 2 sum 3; echo size 2 sum 3", "ok", "Started by"),
+        ("echo size 2 sum 3", "ok", "Started by"),
         ("echo size 1 sum 1; echo size 1 sum 1", "error", "believes to be alone"),
         ("echo 'no slots left on this host' >&2; exit 213", "error", "no slots left on this host"),
         ("exit 7", "error", "status 7"),
@@ -111,6 +111,15 @@ def test_slots_ipyparallel_and_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert "trtbench-lab[mpi]" in str(only(mpi_preflight.check_ipyparallel()).remedy)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "sbatch" in only(mpi_preflight.check_slurm()).found
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_the_ranks_lines_do_not_run_into_each_other(monkeypatch: pytest.MonkeyPatch, unbuffered: str) -> None:
+    # Unbuffered, two ranks that each printed a line mixed them in half of all starts: eight tell with 99 %.
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    rows = [only(mpi_preflight.check_ranks()) for _ in range(8)]
+    assert [(row.status, row.meaning) for row in rows if row.status != "ok"] == []
 
 
 @pytest.mark.mpi
