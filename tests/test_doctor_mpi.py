@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from trtbench_lab.distributed.mpi import Launcher
 from trtbench_lab.doctor import mpi_preflight
 from trtbench_lab.doctor.report import DoctorRow
 from trtbench_lab.errors import WorldError
+from trtbench_lab.ranks.shared_names import FOLDER, PREFIX
 
 
 def only(rows: object) -> DoctorRow:
@@ -118,7 +120,11 @@ def test_slots_ipyparallel_and_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_the_ranks_lines_do_not_run_into_each_other(monkeypatch: pytest.MonkeyPatch, unbuffered: str) -> None:
     # Unbuffered, two ranks that each printed a line mixed them in half of all starts: eight tell with 99 %.
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    left = FOLDER / f"{PREFIX}{os.getpid():x}_left{unbuffered}"  # a killed world's: a start that met it would fail
+    left.touch()
+    os.utime(left, (0, 0))
     rows = [only(mpi_preflight.check_ranks()) for _ in range(8)]
+    assert not left.exists()
     assert [(row.status, row.meaning) for row in rows if row.status != "ok"] == []
 
 

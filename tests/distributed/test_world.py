@@ -20,6 +20,7 @@ from trtbench_lab.distributed.view import LineView, NoView
 from trtbench_lab.distributed.world import World, current_world
 from trtbench_lab.errors import SpecError, WorldError
 from trtbench_lab.progress import ProgressEvent
+from trtbench_lab.ranks.shared_names import PREFIX
 
 pytestmark = pytest.mark.mpi
 
@@ -217,6 +218,11 @@ def test_nothing_listens_beyond_loopback_and_keys_are_private(world: World) -> N
     files = list(folder.rglob("*-client.json"))
     assert all(json.loads(file.read_text())["key"] for file in files)
     assert files
+
+
+def test_shared_memory_of_the_ranks_has_no_name_that_a_kill_could_leave_behind(world: World) -> None:
+    lines = "\n".join(world.run("open('/proc/self/maps').read()").values).splitlines()
+    assert [line for line in lines if PREFIX in line and not line.endswith("(deleted)")] == []
 
 
 def test_it_is_the_notebooks_world(world: World) -> None:

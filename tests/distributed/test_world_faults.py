@@ -17,6 +17,7 @@ from trtbench_lab.distributed.faults import DeadRankError, RankError, StuckRanks
 from trtbench_lab.distributed.keeper import processes_of
 from trtbench_lab.distributed.world import World
 from trtbench_lab.errors import WorldError
+from trtbench_lab.ranks.shared_names import FOLDER, PREFIX
 
 from .conftest import wait_for
 
@@ -56,7 +57,11 @@ def test_a_rank_is_killed_in_a_collective(world: World) -> None:
     assert "%trt_mpi restart" in str(caught.value)
     assert world.state == "down"
     assert [status.state for status in world.status()] == ["stopped", "dead"]
+    left = FOLDER / f"{PREFIX}{os.getpid():x}_left"  # by ranks that were killed while they started, long ago
+    left.touch()
+    os.utime(left, (0, 0))
     world.restart()
+    assert not left.exists()
     assert world.run("comm.allreduce(1)").values == [2, 2]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
+from ..ranks.shared_names import sweep_names
 from .keeper import JOB_FILE, cancel_job
 from .mpi import local_launcher
 from .slurm import ENGINE, SlurmOptions, engine_arguments
@@ -58,6 +59,7 @@ class LocalPlace:
 
     def start_ranks(self, cluster: Any, ranks: int) -> None:
         cluster.engines.clear()
+        sweep_names()
         cluster.start_engines_sync(
             n=ranks,
             mpi_cmd=list(self._launcher.command),

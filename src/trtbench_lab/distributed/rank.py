@@ -14,6 +14,7 @@ from typing import Any
 
 from ..progress import ProgressEvent, ProgressSink
 from ..ranks.launch import ALONE
+from ..ranks.shared_names import forget_own_names
 
 PUBLISHER = "trt_rank_progress"
 """Attribute of a rank's shell: the sink that sends progress to the notebook."""
@@ -86,6 +87,8 @@ def prepare(tp_size: int, pp_size: int) -> RankInfo:
     shell = get_ipython()
     world = MPI.COMM_WORLD
     rank, size = world.Get_rank(), world.Get_size()
+    world.Barrier()
+    forget_own_names()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "flush_interval"):
             stream.flush_interval = _FLUSH_S

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from ..distributed.mpi import Launcher, local_launcher
 from ..errors import WorldError
+from ..ranks.shared_names import sweep_names
 from .accelerators import check_mpi
 from .libraries import check_nccl, check_shared_memory
 from .mpi_library import check_mpi_library
@@ -68,6 +69,7 @@ def check_ranks(launcher: Launcher | None = None) -> Iterator[DoctorRow]:
     except WorldError as fault:
         yield missing("MPI ranks", fault.what, fault.remedy)
         return
+    sweep_names()
     began = time.monotonic()
     try:
         done = subprocess.run(

@@ -11,6 +11,7 @@ import torch
 
 from ..errors import require
 from ..specs import Mapping
+from .shared_names import forget_own_names
 
 _MESSAGE, _CONFIRMED = 11, 12
 _EAGER_BYTES = 8192
@@ -37,6 +38,8 @@ class MpiControl:
         # A communicator of its own: nothing that a user's cell sends can be taken for a command.
         self._comm = self._mpi.COMM_WORLD.Dup()
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
+        self._comm.Barrier()
+        forget_own_names()
         self._lock = threading.Lock()
         self._under_way: list[tuple[Any, bytes]] = []
 
