@@ -11,9 +11,12 @@ import pytest
 
 pytest.importorskip("anywidget")
 
+from trtbench_lab import workbench
+from trtbench_lab.benchmark.planner import plan
 from trtbench_lab.demo import demo_model_dir
 from trtbench_lab.errors import SpecError
 from trtbench_lab.specs import Gpu
+from trtbench_lab.specs.requests import ConvertSpec
 from trtbench_widgets.guide import Guide
 from trtbench_widgets.path_costs import costs_ahead
 from trtbench_widgets.path_state import INTERRUPTED, PathState
@@ -262,9 +265,63 @@ def test_costs_ahead_name_time_memory_and_disk(folder):
     settings = guide(folder).settings
     ahead = {name: ", ".join(words) for name, words in costs_ahead(settings, PLAN).items()}
     assert ahead["build"] == "about 40.0 s, at least 2 GiB of memory, 3 GiB of disk"
-    assert "2 GiB of disk" in ahead["convert"]
-    tokens = settings["run"]["max_new_tokens"]
-    assert ahead["run"] == f"about {(100 + 50 * tokens) / 1000:.1f} s of work after loading, 5 GiB of memory"
-    assert ahead["quantization"] == "nothing"
+    assert "at least 1 GiB of disk" in ahead["convert"]  # in the source's own type
+    answer_s = (100 * len(settings["run"]["prompt"].split()) / 512 + 50 * settings["run"]["max_new_tokens"]) / 1000
+    assert ahead["run"].startswith(f"at least {answer_s:.1f} s of work after loading, 5 GiB of memory, no disk")
+    assert ahead["compare"].startswith(
+        f"at least {2 * answer_s:.1f} s of work after loading, 5 GiB of memory, and 1 GiB"
+    )
+    # Three runs and two before them, a prompt of 60 tokens and 20 of answer, of engine and Hugging Face.
+    assert ahead["benchmark"].startswith(f"at least {2 * 5 * (100 * 60 / 512 + 50 * 20) / 1000:.1f} s")
+    assert ahead["quantization"] == "nothing: the weights stay as they are"
+    settings["convert"]["dtype"] = "float32"
+    assert ", ".join(costs_ahead(settings, PLAN)["convert"]).endswith(" 2 GiB of disk")
     settings["quantization"]["qformat"] = "int4_awq"
-    assert "2 GiB of disk" in ", ".join(costs_ahead(settings, PLAN)["quantization"])
+    quantized = ", ".join(costs_ahead(settings, PLAN)["quantization"])
+    assert quantized.startswith("time not known beforehand")
+    assert quantized.endswith("2 GiB of disk")
+    settings["benchmark"] = {**settings["benchmark"], "batch_size": "1;8", "duration_s": 30.0, "test_hf": False}
+    assert ", ".join(costs_ahead(settings, PLAN)["benchmark"]).startswith("at least 1 min 00 s")
+
+
+def costs(path):
+    return {step["name"]: step["cost"] for step in path.steps}
+
+
+def test_costs_are_known_before_anything_ran_where_the_model_is_here(folder):
+    plan(demo_model_dir("gpt2"))  # the planner is loaded, and the machine measured: the answer is there at once
+    path = Guide(folder)
+    told = costs(path)
+    assert all(word in told["build"] for word in ("about ", " of memory", " of disk"))
+    assert all("being worked out" not in words for words in told.values())
+    assert "about " in path._repr_mimebundle_()[0]["text/html"]
+    path._ahead._changed = lambda: None
+    assert not folder.exists()  # to look is not to begin
+
+
+def test_what_no_one_knows_of_costs_is_said_plainly(folder, tmp_path):
+    path = guide(folder)
+    assert costs(path)["build"].startswith("not worked out")
+    path._ahead._asks, path._ahead.refresh = True, lambda: None
+    for source, words in (
+        ("openai-community/gpt2", "not known before the step Model fetched"),
+        (str(tmp_path / "nowhere"), "no such model"),
+        ("demo:llama", "being worked out"),
+    ):
+        path.choose("model", source=source)
+        assert words in costs(path)["build"]
+        assert "config.json alone" in costs(path)["model"]
+    path._ahead.keep({}, ["asked"], "not known: config.json names no family")
+    path._refresh()
+    assert costs(path)["run"] == "not known: config.json names no family"
+    path.choose("model", source="demo:gpt2")  # what was said of another model is no answer
+    assert costs(path)["run"] == "being worked out"
+
+
+def test_the_same_done_in_another_folder_says_how_long_it_took(folder, tmp_path):
+    workbench.convert(ConvertSpec(source="demo:gpt2", output_dir=str(tmp_path / "elsewhere")))
+    path = guide(folder)
+    path.look_around()
+    assert " before, in another folder" in costs(path)["convert"]
+    path.choose("model", source="demo:llama")
+    assert "took" not in costs(path)["convert"]

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import traitlets
 
-from trtbench_lab.engine.present import seconds_text
 from trtbench_lab.errors import SpecError, TrtbenchError
 from trtbench_lab.results import Result, Table
 from trtbench_lab.results.render import html_table, plain_table
 from trtbench_lab.specs import Gpu, Spec, find_conflicts, find_warnings
 from trtbench_lab.specs.command_line import command_line
-from trtbench_lab.specs.requests import PlanSpec
 
 from .build_watch import BuildWatch, ChildBuild
 from .child_process import CANCEL_S, child, end, gather, message_of
 from .choices import conflict_data, magic_line, plain, python_lines, shell_line
 from .page import Page, heading_html, script, style
-from .path_costs import costs_ahead
+from .path_ahead import Ahead
 from .path_state import PathState
-from .path_steps import BY_NAME, STEPS, plugin_config, quantizes, with_all_before
+from .path_steps import BY_NAME, STEPS, plugin_config, with_all_before
 from .selector import PluginSelector, QuantSelector
 from .surroundings import gpu_here, machine_words, models_here
 from .throttle import Throttle
@@ -98,13 +96,12 @@ class Guide(Page):
         self._cancelled = False
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()
-        self._estimates = estimate
         self._gpu: Gpu | None = None
         self._job: ChildBuild | None = None
-        self._estimating: threading.Thread | None = None
         self._elder = _at_work(self._path.folder)
         if self._elder is not None:  # the cell was run again while a step runs: the same path, seen once more
             self._path, self._thread = self._elder._path, self._elder._thread
+        self._ahead = Ahead(self._path, self._refresh, asks=estimate)
         super().__init__(
             theme=theme,
             folder=str(self._path.folder),
@@ -113,6 +110,7 @@ class Guide(Page):
             current=self._path.current,
         )
         self._throttle = Throttle(self._send_progress)
+        self._ahead.at_once()
         self._refresh()
         if estimate:
             threading.Thread(target=self.look_around, name="guide-look-around", daemon=True).start()
@@ -159,8 +157,8 @@ class Guide(Page):
         with self.hold_sync():
             self.machine = machine_words()
             self.found = models_here(leave_out=self._path.folder)
-        if self._gpu is not None:
-            self._refresh()
+        self._ahead.look_back()
+        self._refresh()
 
     def use(self, selector: PluginSelector | QuantSelector) -> None:
         """Take over what a selector holds."""
@@ -258,8 +256,13 @@ class Guide(Page):
         return f"Guide: {self.folder}\n{plain_table(self._table())}"
 
     def _table(self) -> Table:
-        rows = [(step["title"], step["state"], step["cost"], step["lines"].get("magic", "")) for step in self.steps]
-        return Table(("step", "state", "cost", "line"), rows)
+        # Lines to copy hold the whole path; to read, the folder as it is seen from here is enough.
+        shown = os.path.relpath(self.folder) if self._path.folder.is_relative_to(Path.cwd()) else self.folder
+        rows = [
+            (step["title"], step["state"], step["cost"], step["lines"]["magic"].replace(self.folder, shown))
+            for step in self.steps
+        ]
+        return Table(("step", "state", "ahead", "line"), rows)
 
     def _refresh(self) -> None:
         """Work out all that follows from choices and outcomes, and send it."""
@@ -269,7 +272,8 @@ class Guide(Page):
         with self.hold_sync():
             self.settings = settings
             self.steps = steps
-        self._estimate()
+        if not self.running:
+            self._ahead.refresh()
 
     def _entry(self, name: str) -> dict[str, Any]:
         step, record = BY_NAME[name], self._path.records.get(name, {})
@@ -281,7 +285,7 @@ class Guide(Page):
             "state": state,
             "reason": reason,
             "seconds": record.get("seconds", 0.0),
-            "cost": self._cost(name),
+            "cost": self._ahead.words(name),
             "lines": self._lines(name),
             "conflicts": self._conflicts(name),
             "presets": [{"name": one.name, "title": one.title, "why": one.why} for one in step.presets],
@@ -312,64 +316,6 @@ class Guide(Page):
         own = set(self._path.settings[name])
         shown = [conflict_data(one, usable) for one in found]
         return [one for one in shown if name != "build" or own & set(one["fields"])]
-
-    # ---- what is ahead ---------------------------------------------------------------------------------------
-
-    def _cost(self, name: str) -> str:
-        """Return what a step will take: measured where it was done, else what the planner says, else what is known."""
-        plan = self._path.plan
-        words = []
-        record = self._path.records.get(name, {})
-        if record.get("state") == "done" and self._path.request(name) is not None:
-            words.append(f"took {seconds_text(record['seconds'])} last time")
-        if not plan:
-            words.append({"model": "some seconds, nothing is written"}.get(name, "known once the model was looked at"))
-            return ", ".join(words)
-        return ", ".join([*words, *costs_ahead(self._path.settings, plan)[name]])
-
-    def _plan_request(self) -> PlanSpec:
-        settings = self._path.settings
-        quantization, build = settings["quantization"], settings["build"]
-        asked: dict[str, Any] = {"model": settings["model"]["source"], "dtype": settings["convert"]["dtype"]}
-        if quantizes(settings):
-            asked |= {"quant": quantization["qformat"], "group_size": quantization["group_size"]}
-            asked |= {"kv_cache_dtype": quantization["kv_cache_dtype"]}
-            asked |= {"quantize_lm_head": quantization["quantize_lm_head"]}
-        return PlanSpec(**asked, backend=build["backend"])
-
-    def _estimate(self) -> None:
-        """Ask the planner anew, in a process of its own, when the choices that it looks at have changed."""
-        if not self._estimates or self.running or not self._path.is_done("model"):
-            return
-        with contextlib.suppress(TrtbenchError):
-            words = command_line("plan", self._plan_request())
-            if self._path.plan.get("asked") == words or (self._estimating is not None and self._estimating.is_alive()):
-                return
-            self._estimating = threading.Thread(target=self._ask_planner, args=(words,), name="guide-plan", daemon=True)
-            self._estimating.start()
-
-    def _ask_planner(self, words: list[str]) -> None:
-        data: dict[str, Any] = {}
-        with child("plan", words) as process:
-            for line in process.stdout or ():
-                message = message_of(line)
-                if message.get("type") == "result":
-                    data = message["data"]
-        self._keep_plan(data, words)
-        self._estimating = None
-        self._refresh()
-
-    def _keep_plan(self, data: Mapping[str, Any], words: list[str]) -> None:
-        names = ("download_bytes", "checkpoint_bytes", "engine_bytes", "build_s", "memory", "predictions")
-        with self._lock:
-            # A plan that cannot be made is remembered too, so that it is not asked for again and again.
-            known = (
-                {name: data[name] for name in names}
-                if data
-                else {k: v for k, v in self._path.plan.items() if k in names}
-            )
-            self._path.plan = {**known, "asked": words} if known else {}
-            self._path.save()
 
     def _follow(self, elder: Guide) -> None:
         """Show what another guide of this kernel does, as long as it is at work."""
@@ -444,7 +390,7 @@ class Guide(Page):
             self._process = None
         done = outcome.get("type") == "result"
         if done and verb == "plan":
-            self._keep_plan(outcome["data"], words)
+            self._ahead.keep(outcome["data"], words)
         reason = "" if done else outcome.get("text") or "It ended without a word. " + " ".join(printed[-3:])
         self._path.finish(
             name, "done" if done else "failed", reason=reason, html=outcome.get("html", ""), id=outcome.get("id", "")

@@ -74,6 +74,11 @@ class PathState:
         content = {"settings": self.settings, "records": self.records, "plan": self.plan, "current": self.current}
         write_json(self.folder / FILE_NAME, {"format_version": FORMAT_VERSION, **content})
 
+    def save_if_begun(self) -> None:
+        """Write everything where something stands already: to look at a path makes no folder."""
+        if (self.folder / FILE_NAME).is_file():
+            self.save()
+
     def request(self, name: str) -> tuple[str, Spec] | None:
         """Return the verb and request of a step."""
         return BY_NAME[name].request(self.settings, self.folder)
