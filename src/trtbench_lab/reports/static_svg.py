@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 _WIDTH, _HEIGHT = 760, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 16, 56, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 16, 62, 46
 _DASHES = {"dash": "7 5", "dot": "2 4", "dashdot": "7 4 2 4", "longdash": "11 5"}
 _INK = THEMES["auto"].text  # read on white and on black: a still picture does not know its page
 _MAX_LEGEND = 8
+_LETTER, _NUMBER = 6.6, 44  # room in pixels of a letter of 12 px, and of a number in a cell
+_MAX_LINE_NAME, _MAX_ROW_NAME = 34, 56
 
 
 def figure_svg(figure: go.Figure) -> str:
@@ -35,7 +37,7 @@ def figure_svg(figure: go.Figure) -> str:
     if "treemap" in kinds:
         body, height = _treemap(traces[0]), _HEIGHT
     elif "heatmap" in kinds:
-        body, height = _heatmap(traces[0])
+        body, height = _heatmap(traces)
     else:
         body, height = _axes(traces, layout)
     return (
@@ -63,10 +65,10 @@ def _axes(traces: list[dict[str, Any]], layout: dict[str, Any]) -> tuple[str, in
         return "", 60
     stacked = layout.get("barmode") == "stack"
     listed = any(isinstance(value, str) for t in shown for value in _list(t.get("y")))
-    rows = len(_categories(shown, "y")) if listed else 0
-    x = _Scale(
-        shown, "x", layout.get("xaxis") or {}, (_LEFT + (150 if listed else 0), _WIDTH - _RIGHT), stacked=stacked
-    )
+    names = [html.unescape(str(name)) for name in _categories(shown, "y")] if listed else []
+    rows = len(names)
+    left = max(14 + _LETTER * min(max(map(len, names), default=0), _MAX_ROW_NAME), _LEFT)
+    x = _Scale(shown, "x", layout.get("xaxis") or {}, (left, _WIDTH - _RIGHT), stacked=stacked)
     bottom = max(_HEIGHT - _BOTTOM, _TOP + rows * 26)
     y = _Scale(shown, "y", layout.get("yaxis") or {}, (bottom, _TOP), stacked=stacked)
     parts = [*x.ticks_below(bottom), *y.ticks_beside(x.start)]
@@ -77,14 +79,20 @@ def _axes(traces: list[dict[str, Any]], layout: dict[str, Any]) -> tuple[str, in
     for trace in shown:
         if trace.get("type") != "bar":
             parts += _line(trace, x, y)
-    named = [t for t in shown if t.get("name") and t.get("showlegend", True)][:_MAX_LEGEND]
-    legend = bottom + 44
+    named, end = _legend(shown, bottom + 44)
+    return "".join([*parts, *named]), end
+
+
+def _legend(traces: list[dict[str, Any]], top: float) -> tuple[list[str], int]:
+    """Draw the names of traces in two columns; returns where they end."""
+    named = [t for t in traces if t.get("name") and t.get("showlegend", True)][:_MAX_LEGEND]
+    parts = []
     for i, trace in enumerate(named):
-        at_x, at_y = 8 + (i % 2) * (_WIDTH / 2), legend + 18 * (i // 2)
+        at_x, at_y = 8 + (i % 2) * (_WIDTH / 2), top + 18 * (i // 2)
         name = html.escape(html.unescape(str(trace["name"]))[:54])
         parts.append(f'<rect x="{at_x:.0f}" y="{at_y:.0f}" width="12" height="8" fill="{_colour(trace)}"/>')
         parts.append(f'<text x="{at_x + 18:.0f}" y="{at_y + 9:.0f}">{name}</text>')
-    return "".join(parts), int(legend + 18 * math.ceil(len(named) / 2) + 6)
+    return parts, int(top + 18 * math.ceil(len(named) / 2) + 6)
 
 
 class _Scale:
@@ -176,8 +184,10 @@ class _Scale:
                     f'<line x1="{x:.0f}" x2="{_WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}" stroke="{_INK}" '
                     'stroke-opacity=".25"/>'
                 )
-            parts.append(f'<text x="{x - 6:.0f}" y="{at + 4:.1f}" text-anchor="end">{html.escape(text[:34])}</text>')
-        return [*parts, f'<text x="8" y="{_TOP - 6}">{html.escape(self.title)}</text>']
+            parts.append(
+                f'<text x="{x - 6:.0f}" y="{at + 4:.1f}" text-anchor="end">{html.escape(text[:_MAX_ROW_NAME])}</text>'
+            )
+        return [*parts, f'<text x="8" y="{_TOP - 10}">{html.escape(self.title)}</text>']
 
     def _of(self, value: float) -> float:
         return math.log10(value) if self.log else value
@@ -238,27 +248,40 @@ def _bars(
     return parts
 
 
-def _heatmap(trace: dict[str, Any]) -> tuple[str, int]:
+def _heatmap(traces: list[dict[str, Any]]) -> tuple[str, int]:
+    trace = next(one for one in traces if one.get("type") == "heatmap")
     columns, lines, grid = _list(trace.get("x")), _list(trace.get("y")), [_list(row) for row in _list(trace.get("z"))]
     known = [v for row in grid for v in row if v is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
     scale = [colour for _, colour in trace.get("colorscale") or []] or ["#3B0F70", "#FCFDBF"]
-    left, wide = 110, (_WIDTH - 120) / max(len(columns), 1)
+    heads, names = ([html.unescape(str(name)) for name in ends] for ends in (columns, lines))
+    left = 14 + _LETTER * min(max(map(len, names), default=0), _MAX_LINE_NAME)
+    wide = (_WIDTH - 10 - left) / max(len(columns), 1)
+    texts = [_list(row) for row in _list(trace.get("text"))] if trace.get("texttemplate") and wide > _NUMBER else []
+    # Names of wide columns are cut, of narrow ones (numbers of layers) only every so many shown.
+    letters, every = (int(wide / _LETTER), 1) if wide > _NUMBER else (_MAX_LINE_NAME, math.ceil(_NUMBER / 2 / wide))
     parts = [
-        f'<text x="{left + (i + 0.5) * wide:.1f}" y="{_TOP}" text-anchor="middle">{html.escape(str(name)[:16])}</text>'
-        for i, name in enumerate(columns)
+        f'<text x="{left + (i + 0.5) * wide:.1f}" y="{_TOP}" text-anchor="middle">{html.escape(name[:letters])}</text>'
+        for i, name in enumerate(heads)
+        if i % every == 0
     ]
-    for j, (name, row) in enumerate(zip(lines, grid, strict=True)):
+    for j, (name, row) in enumerate(zip(names, grid, strict=True)):
         at = _TOP + 8 + 20 * j
-        parts.append(f'<text x="{left - 6}" y="{at + 14}" text-anchor="end">{html.escape(str(name)[:18])}</text>')
+        parts.append(
+            f'<text x="{left - 6:.1f}" y="{at + 14}" text-anchor="end">{html.escape(name[:_MAX_LINE_NAME])}</text>'
+        )
         for i, value in enumerate(row):
-            if value is not None:
-                share = (value - low) / ((high - low) or 1.0)
-                fill = scale[round(share * (len(scale) - 1))]
-                parts.append(
-                    f'<rect x="{left + i * wide:.1f}" y="{at}" width="{wide - 2:.1f}" height="18" fill="{fill}"/>'
-                )
-    return "".join(parts), _TOP + 20 * len(lines) + 20
+            if value is None:
+                continue
+            share = (value - low) / ((high - low) or 1.0)
+            fill, begin = scale[round(share * (len(scale) - 1))], left + i * wide
+            parts.append(f'<rect x="{begin:.1f}" y="{at}" width="{wide - 2:.1f}" height="18" fill="{fill}"/>')
+            if texts:  # the scale goes from dark to light
+                style = f'text-anchor="middle" font-size="11" fill="{"#fff" if share < 0.6 else "#111"}"'
+                text = html.escape(str(texts[j][i]))
+                parts.append(f'<text x="{begin + wide / 2 - 1:.1f}" y="{at + 13}" {style}>{text}</text>')
+    named, legend = _legend(traces, _TOP + 20 * len(lines) + 16)
+    return "".join([*parts, *named]), legend
 
 
 def _treemap(trace: dict[str, Any]) -> str:
