@@ -12,6 +12,14 @@ from ...errors import EngineError, require
 
 _QUIET = 3
 """Errors and worse; what the user must know is raised."""
+_SPIN_US = 1000
+"""How long a session's threads wait for its next run before they leave their cores, in µs.
+
+A decode step follows the one before within 0.2 ms, so they still meet it awake. ONNX Runtime's own limit is so long that
+the threads of a decode network slowed the next prompt, and those of a prompt network the next decode steps: GPT-2 124M
+with 4-bit weights on two cores, prompt of 64 97 → 68 ms, the eight steps after it 10.1 → 5.6 ms each, later ones
+5.95 → 5.47 ms. With 200 µs later steps took 6.6 ms.
+"""
 
 
 def onnxruntime() -> Any:
@@ -58,6 +66,7 @@ def open_session(path: Path, *, opt_level: int, packs_weights: bool, profile_pre
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.log_severity_level = _QUIET
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
     if not packs_weights:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if profile_prefix is not None:
