@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from trtbench_lab.distributed.mpi import local_launcher
 from trtbench_lab.ranks.shared_names import PREFIX, forget_own_names, sweep_names
 
 
@@ -42,3 +47,39 @@ def test_a_name_goes_and_its_memory_stays(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [other]
         assert memory[0] == 1
         forget_own_names(tmp_path)  # nothing is left to forget
+
+
+# Takes the place of a killed world of the very process number, which `exec` keeps, and starts what follows.
+PLANT = """
+import os, sys
+number = 0x811c9dc5
+for byte in b"kvs_%d_0" % os.getpid():
+    number = (number ^ byte) * 0x1000193 & 0xFFFFFFFF
+with open("/dev/shm/mpich_shm_%x_0" % number, "wb") as left:
+    left.write(b"\\1" * (1 << 21))
+print(left.name, flush=True)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+RANK = """
+import os
+from mpi4py import MPI
+total = MPI.COMM_WORLD.allreduce(1)
+names = {line.split()[5] for line in open("/proc/self/maps") if "/mpich_shm_" in line}
+if MPI.COMM_WORLD.Get_rank() == 0:
+    os.write(1, f"{total} {' '.join(names)}\\n".encode())
+"""
+
+
+@pytest.mark.mpi
+def test_a_launcher_with_the_number_of_a_killed_world_starts_a_world_of_its_own() -> None:
+    launcher = local_launcher()
+    if launcher.kind != "MPICH":
+        assert launcher.start == launcher.command  # no other MPI names memory by its launcher's number
+        return
+    done = subprocess.run(
+        [sys.executable, "-c", PLANT, *launcher.start, "-n", "2", sys.executable, "-c", RANK],
+        capture_output=True, text=True, timeout=60, env={**os.environ, **launcher.environment}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    left, said = done.stdout.splitlines()
+    assert said == f"2 {left}"  # the name was to be this world's, and its memory is new

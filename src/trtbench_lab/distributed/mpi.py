@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import WorldError
+from ..ranks.shared_names import without_its_name
 
 KINDS = {
     "Open MPI": re.compile(r"open ?mpi|openrte|prte|\bprrte\b", re.IGNORECASE),
     "MPICH": re.compile(r"mpich|hydra|intel\(r\) mpi|mvapich", re.IGNORECASE),
 }
+_FORKS = "mpiexec.gforker"
 INSTALL = "Install one: pip install 'trtbench-lab[mpi]'"
 
 
@@ -36,6 +38,12 @@ class Launcher:
     command: tuple[str, ...]
     kind: str
     environment: dict[str, str]
+
+    @property
+    def start(self) -> tuple[str, ...]:
+        """`command` as it is to be run: behind what keeps a killed world's memory out of the new one."""
+        program, *rest = self.command
+        return (*without_its_name(program), *rest) if program.endswith(_FORKS) else self.command
 
 
 def kind_of(text: str) -> str | None:
@@ -75,7 +83,7 @@ def local_launcher(mpiexec: str | None = None) -> Launcher:
     if kind == "Open MPI":
         return Launcher((found,), kind, open_mpi_environment(is_root=os.geteuid() == 0))
     # Hydra, MPICH's usual launcher, waits for its helpers on every interface; gforker forks and opens no port.
-    fork = Path(found).resolve().with_name("mpiexec.gforker")
+    fork = Path(found).resolve().with_name(_FORKS)
     command = (str(fork),) if kind == "MPICH" and os.access(fork, os.X_OK) else (found,)
     return Launcher(command, kind, {"UCX_TLS": "self,sm"} if kind == "MPICH" else {})
 

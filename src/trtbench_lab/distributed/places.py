@@ -62,7 +62,7 @@ class LocalPlace:
         sweep_names()
         cluster.start_engines_sync(
             n=ranks,
-            mpi_cmd=list(self._launcher.command),
+            mpi_cmd=list(self._launcher.start),
             engine_cmd=list(ENGINE),
             engine_args=engine_arguments(nanny=False)[1:],  # ipyparallel's MPI launcher says --mpi itself
             environment={**self._launcher.environment, **self._world.ranks_environment()},

@@ -73,7 +73,7 @@ def check_ranks(launcher: Launcher | None = None) -> Iterator[DoctorRow]:
     began = time.monotonic()
     try:
         done = subprocess.run(
-            [*launcher.command, "-n", "2", sys.executable, "-c", _TRIAL],
+            [*launcher.start, "-n", "2", sys.executable, "-c", _TRIAL],
             check=False, capture_output=True, text=True, timeout=_TRIAL_S, stdin=subprocess.DEVNULL,
             env={**os.environ, **launcher.environment},
         )  # fmt: skip
