@@ -164,6 +164,7 @@ def test_weight_only_arithmetic_is_stated():
         ("W8A16", 3, "round activations to 8 bits, one scale a token"),
         ("W4A16", 2, "round activations to 8 bits, one scale a block of a token"),
         ("W4A16", 3, "the 4-bit weights a second time"),
+        ("W8A16", 4, "the 8-bit weights a second time; opt_level 3 leaves that out"),
         ("W4A16", 1, "keep float32 activations"),
         ("W8A16", 1, "dense float32 weights"),
     ):

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tests.backends.models import Driver, built_executor, random_model
+from tests.backends.models import PADDED, Driver, built_executor, random_model
 
 from trtbench_lab.quantization import quantize_checkpoint
 from trtbench_lab.specs import BuildConfig, QuantConfig
@@ -77,18 +77,26 @@ def test_exact_engines_compute_the_definition(model, backend, algo, group_size, 
 
 
 @pytest.mark.parametrize(
-    ("algo", "group_size", "prompt"),
-    [("W8A16", None, 8), ("W4A16", 32, 8), ("W4A16", None, 8), ("W4A16", None, 20), ("W8A16", 32, 20)],
+    ("algo", "group_size", "prompt", "level"),
+    [
+        ("W8A16", None, 8, 3),
+        ("W8A16", None, 20, 4),
+        ("W4A16", 32, 8, 3),
+        ("W4A16", None, 8, 3),
+        ("W4A16", None, 20, 3),
+        ("W8A16", 32, 20, 3),
+    ],
 )
-def test_fast_engines_stay_near_the_definition(model, algo, group_size, prompt, tmp_path):
+def test_fast_engines_stay_near_the_definition(model, algo, group_size, prompt, level, tmp_path):
     """Activations rounded to 8 bits a token, or a block of 32: each is off by at most 1/254 of the largest there.
 
     Over a layer and the head of random weights that comes to 1-2 % of the range; 5 % would mean a wrong scale. From 16
-    new tokens on 4-bit weights a channel are multiplied by the prompt network.
+    new tokens on 4-bit weights a channel, and 8-bit ones at level 4, are multiplied by the prompt network.
     """
     quantization, widths = quantization_of(algo, group_size)
     quantize_checkpoint(model.folder, tmp_path / "checkpoint", quantization)
-    executor = built_executor("onnxruntime", "cpu", tmp_path / "checkpoint", tmp_path / "engine")
+    config = PADDED.replace(opt_level=level)
+    executor = built_executor("onnxruntime", "cpu", tmp_path / "checkpoint", tmp_path / "engine", config)
     tokens = torch.randint(0, 97, (1, prompt + 4), generator=torch.Generator().manual_seed(1))
     driver = Driver(executor, batch=1, capacity=prompt + 4)
     got = torch.cat(
@@ -101,11 +109,12 @@ def test_fast_engines_stay_near_the_definition(model, algo, group_size, prompt, 
     assert agreement >= 0.9
 
 
-@pytest.mark.parametrize("algo", ["W8A16", "W4A16"])
-def test_rows_of_a_batch_do_not_see_each_other(model, algo, tmp_path):
+@pytest.mark.parametrize(("algo", "level"), [("W8A16", 3), ("W8A16", 4), ("W4A16", 3)])
+def test_rows_of_a_batch_do_not_see_each_other(model, algo, level, tmp_path):
     """Activations are rounded by scales of their own token: alone and beside a row of large values, bit for bit."""
     quantize_checkpoint(model.folder, tmp_path / "checkpoint", QuantConfig(quant_algo=algo, exclude_modules=()))
-    executor = built_executor("onnxruntime", "cpu", tmp_path / "checkpoint", tmp_path / "engine")
+    config = PADDED.replace(opt_level=level)
+    executor = built_executor("onnxruntime", "cpu", tmp_path / "checkpoint", tmp_path / "engine", config)
     tokens = torch.randint(0, 97, (4, 17), generator=torch.Generator().manual_seed(2))
     together = Driver(executor, batch=4, capacity=17)
     batch = [together.step(tokens[:, :16]), together.step(tokens[:, 16:])]
@@ -150,12 +159,17 @@ def test_zero_inputs_give_zero(tmp_path):
     assert float(error.max()) > 0
 
 
-def test_a_level_below_three_holds_no_second_copy(model, tmp_path):
-    quantize_checkpoint(model.folder, tmp_path / "checkpoint", QuantConfig(quant_algo="W4A16", exclude_modules=()))
-    for level, expected in ((2, False), (3, True)):
-        folder = tmp_path / f"level {level}"
-        built_executor("onnxruntime", "cpu", tmp_path / "checkpoint", folder, BuildConfig(opt_level=level))
+@pytest.mark.parametrize(("algo", "level"), [("W4A16", 3), ("W8A16", 4)])
+def test_a_lower_level_holds_no_second_copy(model, algo, level, tmp_path):
+    quantize_checkpoint(model.folder, tmp_path / "checkpoint", QuantConfig(quant_algo=algo, exclude_modules=()))
+    for number, expected in ((level - 1, False), (level, True)):
+        folder = tmp_path / f"level {number}"
+        built_executor("onnxruntime", "cpu", tmp_path / "checkpoint", folder, BuildConfig(opt_level=number))
         assert (folder / "rank0.prompt.engine").is_file() is expected
+        graph = onnx.load(str(folder / "rank0.engine"), load_external_data=False).graph
+        products = [node.op_type for node in graph.node]
+        packed = algo == "W4A16" or expected
+        assert products.count("MatMulNBits" if packed else "MatMulIntegerToFloat") == 4 + 1
 
 
 def test_packed_weights_are_what_the_engine_file_holds(model, tmp_path):

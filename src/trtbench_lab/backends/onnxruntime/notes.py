@@ -30,7 +30,7 @@ def quantization_notes(config: ModelConfig, build_config: BuildConfig) -> list[s
 
 
 def _weight_only(config: ModelConfig, kinds: list[LinearKind], build_config: BuildConfig) -> str:
-    from .builder import fast, has_prompt_network
+    from .builder import bits_held_twice, fast
 
     bits = {kind.algo.weight_bits for kind in kinds}
     if not fast(build_config):
@@ -40,14 +40,17 @@ def _weight_only(config: ModelConfig, kinds: list[LinearKind], build_config: Bui
             "Weight-only layers are exact at opt_level 0 and 1, with dense float32 weights in the engine: ONNX Runtime "
             "has no fast exact product for 8-bit ones. opt_level 2 or more keeps them packed."
         )
-    by_token = all(kind.algo.weight_bits == 8 and kind.form is LinearForm.CHANNELS for kind in kinds)
+    twice = bits_held_twice(config, build_config)
+    by_token = 8 not in twice and all(kind.algo.weight_bits == 8 and kind.form is LinearForm.CHANNELS for kind in kinds)
     note = (
         "Weight-only layers round activations to 8 bits, one scale a "
         f"{'token' if by_token else 'block of a token'}, and multiply integers; "
         "opt_level 0 or 1 keeps float32 activations and is slower."
     )
-    if has_prompt_network(config, build_config):
+    if 4 in twice:
         note += (
             " For prompts the engine holds the 4-bit weights a second time, one a byte; opt_level 2 leaves that out."
         )
+    if 8 in twice:
+        note += " For prompts it holds the 8-bit weights a second time; opt_level 3 leaves that out."
     return note

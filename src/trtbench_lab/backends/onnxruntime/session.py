@@ -15,9 +15,9 @@ _QUIET = 3
 _SPIN_US = 1000
 """How long a session's threads wait for its next run before they leave their cores, in µs.
 
-A decode step follows the one before within 0.2 ms, so they still meet it awake. ONNX Runtime's own limit is so long that
-the threads of a decode network slowed the next prompt, and those of a prompt network the next decode steps: GPT-2 124M
-with 4-bit weights on two cores, prompt of 64 97 → 68 ms, the eight steps after it 10.1 → 5.6 ms each, later ones
+A decode step follows the one before within 0.2 ms, so it still meets them awake. ONNX Runtime's own limit is so long
+that the threads of a decode network slowed the next prompt, and those of a prompt network the next decode steps: GPT-2
+124M with 4-bit weights on two cores, prompt of 64 97 → 68 ms, the eight steps after it 10.1 → 5.6 ms each, later ones
 5.95 → 5.47 ms. With 200 µs later steps took 6.6 ms.
 """
 
