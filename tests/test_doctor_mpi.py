@@ -118,12 +118,12 @@ def test_slots_ipyparallel_and_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.mpi
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_the_ranks_lines_do_not_run_into_each_other(monkeypatch: pytest.MonkeyPatch, unbuffered: str) -> None:
-    # Unbuffered, two ranks that each printed a line mixed them in half of all starts: eight tell with 99 %.
+    # Unbuffered, two ranks that each printed a line mixed them in half of all starts; now rank 0 alone answers.
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     left = FOLDER / f"{PREFIX}{os.getpid():x}_left{unbuffered}"  # a killed world's: a start that met it would fail
     left.touch()
     os.utime(left, (0, 0))
-    rows = [only(mpi_preflight.check_ranks()) for _ in range(8)]
+    rows = [only(mpi_preflight.check_ranks()) for _ in range(2)]
     assert not left.exists()
     assert [(row.status, row.meaning) for row in rows if row.status != "ok"] == []
 

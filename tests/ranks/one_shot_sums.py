@@ -31,7 +31,9 @@ def main() -> None:
             for part in parts:
                 expected = expected + part.float()
             assert torch.equal(one_shot.all_reduce(parts[rank].clone(), residual.clone()), expected.to(dtype))
-    print("sums agree", flush=True)
+    agreeing = world.reduce(1)
+    if rank == 0:  # alone: lines of several ranks run into each other
+        print(f"sums agree on {agreeing} ranks", flush=True)
 
 
 if __name__ == "__main__":

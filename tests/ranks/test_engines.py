@@ -13,7 +13,7 @@ from trtbench_lab.quantization import quantize_checkpoint
 from trtbench_lab.runtime import ModelRunner
 from trtbench_lab.specs import BuildConfig, Mapping, QuantConfig
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(1800)]  # on GPUs kernels may be compiled
 
 PADDED = BuildConfig(backend="torch", max_batch_size=4, max_input_len=32, max_seq_len=48, max_beam_width=2)
 PAGED = PADDED.replace(
@@ -63,7 +63,7 @@ def results_of_one(folder, name):
     ("ranks", "names"), [(2, ["tp2", "pp2", "tp2-paged", "tp2-int8"]), (4, ["tp4", "tp2pp2"])], ids=["two", "four"]
 )
 def test_ranks_give_what_one_rank_gives_and_all_of_them_hear_it(engines, ranks, names):
-    done = on_ranks(ranks, "-m", "tests.ranks.rank_logits", str(engines), *names)
+    done = on_ranks(ranks, "tests.ranks.rank_logits", str(engines), *names)
     assert done.returncode == 0, done.stderr
     for name in names:
         expected = results_of_one(engines, "one-int8" if name.endswith("int8") else "one")
@@ -85,7 +85,7 @@ def test_ranks_give_what_one_rank_gives_and_all_of_them_hear_it(engines, ranks, 
 def test_the_number_of_ranks_is_checked_before_anything_is_loaded(engines):
     with pytest.raises(EngineMismatchError, match=r"2 rank\(s\) are needed, and 1 was started"):
         ModelRunner.from_dir(engines / "tp2")
-    line = ("-m", "trtbench_lab", "run", "--engine_dir", str(engines / "tp4"), "--input_text", "a")
+    line = ("trtbench_lab", "run", "--engine_dir", str(engines / "tp4"), "--input_text", "a")
     done = on_ranks(2, *line)
     assert done.returncode != 0
     assert done.stderr.count("4 rank(s) are needed, and 2 were started") == 1
@@ -95,7 +95,7 @@ def test_the_number_of_ranks_is_checked_before_anything_is_loaded(engines):
 def test_rank_0_speaks_for_all(engines, tmp_path):
     prompts = tmp_path / "prompts.csv"
     prompts.write_text("5,17,40\n")
-    line = ("-m", "trtbench_lab", "run", "--engine_dir", str(engines / "pp2"), "--input_file", str(prompts))
+    line = ("trtbench_lab", "run", "--engine_dir", str(engines / "pp2"), "--input_file", str(prompts))
     done = on_ranks(2, *line, "--max_output_len", "4", "-q")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("output_tokens") == 1

@@ -13,7 +13,7 @@ from tests.ranks.worlds import on_ranks
 
 from trtbench_lab.specs import BuildConfig, Mapping
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(1800)]
 
 PADDED = BuildConfig(backend="torch", max_batch_size=4, max_input_len=16, max_seq_len=32)
 PAGED = PADDED.replace(
@@ -80,7 +80,7 @@ def found(folder, models, quantizable):
     names[2] += [build_format(folder, quantizable, name, layout).name for layout in FORMAT_LAYOUTS for name in FORMATS]
     results = {}
     for ranks in WORLDS:
-        done = on_ranks(ranks, "-m", "tests.ranks.rank_families", str(folder), *names[ranks], timeout_s=420)
+        done = on_ranks(ranks, "tests.ranks.rank_families", str(folder), *names[ranks], timeout_s=420)
         assert done.returncode == 0, done.stderr
         results |= torch.load(folder / f"found-{ranks}.pt")
     return results

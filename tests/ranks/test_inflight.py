@@ -14,7 +14,7 @@ from trtbench_lab.engine import build
 from trtbench_lab.runtime import LLM
 from trtbench_lab.specs import BuildConfig, Mapping, PluginConfig
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(1800)]  # on GPUs kernels may be compiled
 
 CONFIG = BuildConfig(
     backend="torch",
@@ -62,7 +62,7 @@ def alone(folder):
 
 @pytest.mark.parametrize(("ranks", "names"), [(2, ["tp2", "pp2"]), (4, ["tp2pp2"])], ids=["two", "four"])
 def test_requests_that_come_and_go_give_what_each_gives_alone_on_one_rank(folder, alone, ranks, names):
-    words = ("-m", "tests.ranks.rank_requests", str(BLOCK_BYTES // ranks), str(folder), *names)
+    words = ("tests.ranks.rank_requests", str(BLOCK_BYTES // ranks), str(folder), *names)
     done = on_ranks(ranks, *words, timeout_s=300)
     assert done.returncode == 0, done.stderr
     expected, streams, crowd, together = alone
@@ -102,7 +102,7 @@ def test_files_of_requests_and_serving_go_over_ranks_and_rank_0_speaks(folder):
         f"run --engine_dir {engine} --prompts {prompts} --output_jsonl {out} -q\n"
         f"bench --engine_dir {engine} --mode serving --dataset {prompts} --request_rate inf --warm_up 1 -q\n"
     )
-    done = on_ranks(2, "-m", "tests.ranks.rank_requests", "shell", str(script), timeout_s=300)
+    done = on_ranks(2, "tests.ranks.rank_requests", "shell", str(script), timeout_s=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Run: pp2") == 1
     assert done.stdout.count("[SERVING] policy in-flight requests 5 completed 5") == 1
@@ -115,6 +115,6 @@ def test_files_of_requests_and_serving_go_over_ranks_and_rank_0_speaks(folder):
 
 @pytest.mark.parametrize("by", ["shell", "program"])
 def test_a_rank_that_fails_in_a_step_says_why_and_ends_all(folder, by):
-    done = on_ranks(2, "-m", "tests.ranks.rank_requests", "fail", str(folder), "tp2", by, timeout_s=300)
+    done = on_ranks(2, "tests.ranks.rank_requests", "fail", str(folder), "tp2", by, timeout_s=300)
     assert done.returncode != 0
     assert "this card has fallen off the bus" in done.stderr

@@ -43,6 +43,14 @@ def test_pieces_of_packed_rows_have_about_as_many_tokens():
 
 @pytest.mark.mpi
 def test_the_one_kernel_sum_is_exact_between_processes():
-    done = on_ranks(3, "-m", "tests.ranks.one_shot_sums")
+    done = on_ranks(3, "tests.ranks.one_shot_sums")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("sums agree") == 3
+    assert done.stdout == "sums agree on 3 ranks\n"
+
+
+@pytest.mark.mpi
+def test_ranks_that_hang_end_and_tell_where_they_stood():
+    done = on_ranks(2, "timeit", "-n", "1", "-s", "import time", "time.sleep(600)", timeout_s=2)
+    assert done.returncode != 0
+    assert done.stderr.count("One rank had not ended after") == 2
+    assert "timeit.py" in done.stderr

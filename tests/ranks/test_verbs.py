@@ -15,7 +15,7 @@ from trtbench_lab.results.database import ResultsDatabase
 from trtbench_lab.specs import BuildConfig, Mapping
 from trtbench_lab.specs.requests import ConvertSpec
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(1800)]
 
 CONFIG = BuildConfig(backend="torch", max_batch_size=2, max_input_len=448, max_seq_len=560)
 
@@ -51,7 +51,7 @@ def test_ranks_that_are_built_side_by_side_are_those_built_in_turn(checkpoint, e
 
 
 def test_two_ranks_summarise_as_hugging_face_does(engine, own_home):
-    line = ("-m", "trtbench_lab", "summarize", "--engine_dir", str(engine.directory), "--test_hf", "--max_ite", "2")
+    line = ("trtbench_lab", "summarize", "--engine_dir", str(engine.directory), "--test_hf", "--max_ite", "2")
     done = on_ranks(2, *line, "--output_len", "12", "--max_input_length", "200", "-q", timeout_s=600)
     assert done.returncode == 0, done.stderr
     scores = re.findall(r"^ +rouge(?:1|2|L|Lsum): ([\d.]+)$", done.stdout, re.MULTILINE)
@@ -61,7 +61,7 @@ def test_two_ranks_summarise_as_hugging_face_does(engine, own_home):
 
 
 def test_two_ranks_are_measured_once(engine, own_home):
-    line = ("-m", "trtbench_lab", "bench", "--engine_dir", str(engine.directory), "--batch_size", "1;2")
+    line = ("trtbench_lab", "bench", "--engine_dir", str(engine.directory), "--batch_size", "1;2")
     grid = ("--input_output_len", "8,4", "--num_runs", "2", "--warm_up", "1", "--duration", "0", "-q")
     done = on_ranks(2, *line, *grid, timeout_s=600)
     assert done.returncode == 0, done.stderr
