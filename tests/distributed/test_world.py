@@ -119,9 +119,8 @@ def test_displays_and_progress_come_with_their_rank(world: World) -> None:
 
 
 def test_the_magics_work_in_a_rank(world: World, tmp_path: Path) -> None:
-    results = world.run(
-        f"%trt_convert demo:llama --output_dir {tmp_path}/of_{{rank}} --dtype float32 --quiet", ranks=[1]
-    )
+    line = f"%trt_convert demo:llama --output_dir {tmp_path}/of_{{rank}} --dtype float32 --quiet -o made;"
+    results = world.run(line, name="made", ranks=[1])
     assert json.loads((tmp_path / "of_1" / "config.json").read_text())["dtype"] == "float32"
     assert results[1].kind == "convert"
     with pytest.raises(RankError, match="no flag --dtipe") as caught:

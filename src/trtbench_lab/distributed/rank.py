@@ -144,6 +144,7 @@ def run_cell(
     if os.path.isdir(folder) and folder != os.getcwd():
         os.chdir(folder)
     caught: list[Failure] = []
+    held = None if name is None else shell.user_ns.get(name)
 
     def keep_traceback(kind: type, error: BaseException, lines: list[str]) -> None:
         caught.append(Failure(kind.__name__, str(error), tuple(lines), _places(error, code_name)))
@@ -170,8 +171,11 @@ def run_cell(
     if not wants_value:
         return Outcome(rank, seconds)
     value = result.result
-    if name is not None and name in _assigned(shell.transform_cell(text)):
-        value = shell.user_ns.get(name)
+    if name is not None:
+        found = shell.user_ns.get(name)
+        # A magic's own -o gives it a value that the cell's text does not show.
+        if found is not held or name in _assigned(shell.transform_cell(text)):
+            value = found
     value, note = _portable(value)
     return Outcome(rank, seconds, value, note=note)
 
