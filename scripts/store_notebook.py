@@ -104,11 +104,12 @@ def _light(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     if PLOTLY in data:
         import plotly.graph_objects as go
 
-        from trtbench_lab.reports.static_svg import figure_svg
+        from trtbench_lab.reports.static_svg import figure_image
 
         figure = go.Figure({key: data[PLOTLY][key] for key in ("data", "layout")})
         title = str(figure.layout.title.text or "Figure")
-        return {"image/svg+xml": _clean(figure_svg(figure), folder), "text/plain": f"Figure: {title}"}
+        # HTML, since JupyterLab shows no image/svg+xml of a notebook that it does not trust: one that was just cloned.
+        return {"text/html": figure_image(figure), "text/plain": f"Figure: {title}"}
     if data.pop(WIDGET, None) is not None:
         if set(data) <= {"text/plain"}:
             return {}  # a progress bar
