@@ -23,7 +23,8 @@ GRACE_S = 2.0
 _HEED_S = 1.0
 """Seconds that a rank has to heed an interrupt; one that waits inside MPI cannot, and is replaced."""
 _LOOK_EVERY_S = 0.05
-_LAST_OUTPUT_S = 1.0
+_LAST_OUTPUT_S = 15.0
+"""Seconds that the last output of a rank may take to come after its end: on a busy machine they were above one."""
 _RESTARTED = "The ranks are started again, empty: variables that they held are gone."
 
 
@@ -194,7 +195,10 @@ class PendingCell:
             asked = self._asked[rank]
             ended = asked.done()
             if ended:
-                asked.wait_for_output(_LAST_OUTPUT_S)
+                until = time.monotonic() + _LAST_OUTPUT_S
+                while not asked.wait_for_output(0.1) and time.monotonic() < until:
+                    if rank in self._world.roster.dead():  # what it had left to say went with it
+                        break
             self._show_news(rank)
             if ended:
                 self._take_end(rank)
