@@ -29,6 +29,7 @@ def build(
     on_event: EventSink | None = None,
     builder: Builder | None = None,
     tokenizer_dir: Path | str | None = None,
+    refit_from: Path | str | None = None,
 ) -> Engine:
     """Build an engine and return it; an engine of the same inputs is taken from the cache instead.
 
@@ -51,6 +52,7 @@ def build(
         on_event=on_event,
         builder=builder,
         tokenizer_dir=tokenizer_dir,
+        refit_from=refit_from,
     )
     try:
         return job.wait()
@@ -71,6 +73,7 @@ def start_build(
     on_event: EventSink | None = None,
     builder: Builder | None = None,
     tokenizer_dir: Path | str | None = None,
+    refit_from: Path | str | None = None,
 ) -> BuildJob:
     """Start a build in the background and return its job.
 
@@ -100,6 +103,10 @@ def start_build(
         and take no arguments.
     tokenizer_dir
         Folder with the model's tokenizer, recorded in config.json; None records that of the source, where it is known.
+    refit_from
+        Folder of an engine built with ``refit`` (tensorrt) from a checkpoint of the same model: its plans are taken
+        and get the weights of `model`, and nothing is timed or compiled. Its options are the engine's; others in
+        `build_config` are refused.
 
     Raises
     ------
@@ -115,5 +122,6 @@ def start_build(
         use_cache=use_cache,
         builder=builder,
         tokenizer_dir=tokenizer_dir,
+        refit_from=refit_from,
     )
     return BuildJob(plan, progress=progress, on_event=on_event).start()

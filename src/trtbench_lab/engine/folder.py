@@ -209,6 +209,27 @@ class Engine:
         check_fit(self.config, builder, str(self.directory))
         return builder.load(self.directory, rank, self.config, device=device, **{**self._load_options, **options})
 
+    def refit(self, model: Any, output_dir: Path | str | None = None, **options: Any) -> Engine:
+        """Return an engine with these plans and the weights of another checkpoint; nothing is timed or compiled.
+
+        Parameters
+        ----------
+        model
+            Folder of a checkpoint of the same model, fine-tuned for example, or a model in memory.
+        output_dir
+            Folder of the new engine; None leaves it in the cache. This one stays as it is.
+        options
+            What `build` takes besides: ``overwrite``, ``progress``, ``timeout_s``, ….
+
+        Raises
+        ------
+        TrtbenchError
+            When the engine was not built with ``refit``, the model differs in more than weights, or the refit fails.
+        """
+        from .build import build
+
+        return build(model, None, output_dir, refit_from=self.directory, builder=self._builder, **options)
+
     def save(self, directory: Path | str, *, overwrite: bool = False) -> Engine:
         """Write the engine into another folder and return the engine there.
 

@@ -12,14 +12,25 @@ if TYPE_CHECKING:
     from ..specs import BuildConfig, ModelConfig
 
 # How a build is run, not what it makes.
-_NOT_CONTENT = ("backend", "log_level", "parallel_build", "timeout_s", "timing_cache", "use_cache", "workers")
+NOT_CONTENT = ("backend", "log_level", "parallel_build", "timeout_s", "timing_cache", "use_cache", "workers")
 
 
-def content_key(checkpoint_digest: str, model_config: ModelConfig, build_config: BuildConfig, builder: Builder) -> str:
-    """Return ``"xxh3_128:<hex>"`` of weights, model, resolved options, backend, versions and kind of machine."""
+def content_key(
+    checkpoint_digest: str,
+    model_config: ModelConfig,
+    build_config: BuildConfig,
+    builder: Builder,
+    *,
+    refitted: str | None = None,
+) -> str:
+    """Return ``"xxh3_128:<hex>"`` of weights, model, resolved options, backend, versions and kind of machine.
+
+    `refitted` is the key of the engine whose plans are taken: an engine of the same inputs that was built from nothing
+    may have other kernels.
+    """
     from .._version import __version__
 
-    options = {name: value for name, value in build_config.to_dict().items() if name not in _NOT_CONTENT}
+    options = {name: value for name, value in build_config.to_dict().items() if name not in NOT_CONTENT}
     model = model_config.replace(mapping=model_config.mapping.with_rank(0)).to_dict()
     return digest_of_json(
         {
@@ -31,5 +42,6 @@ def content_key(checkpoint_digest: str, model_config: ModelConfig, build_config:
             "checkpoint": checkpoint_digest,
             "pretrained_config": model,
             "build_config": options,
+            **({} if refitted is None else {"refitted": refitted}),
         }
     )

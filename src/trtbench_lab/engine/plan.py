@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BuildError, SpecError
+from .refit import RefitSource, refit_source
 from .transfer import refuse_replacing
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class BuildPlan:
         Where the engine shall be; None leaves it in the cache.
     tokenizer_dir
         Folder with the model's tokenizer, to be recorded.
+    refit_from
+        The engine whose plans are taken and get the source's weights; None builds plans.
     """
 
     builder: Builder
@@ -51,6 +54,7 @@ class BuildPlan:
     overwrite: bool = False
     use_cache: bool = True
     timeout_s: float | None = None
+    refit_from: RefitSource | None = None
 
 
 def plan_build(
@@ -63,6 +67,7 @@ def plan_build(
     use_cache: bool,
     builder: Builder | None,
     tokenizer_dir: Path | str | None = None,
+    refit_from: Path | str | None = None,
 ) -> BuildPlan:
     """Return the settled plan of a build; see `build.start_build` for the parameters.
 
@@ -72,8 +77,7 @@ def plan_build(
         For a source that is no checkpoint, options that conflict or do not fit the model, a backend that cannot be
         used here, or an output folder that must not be replaced.
     """
-    from ..backends.registry import backend, choose_backend
-    from ..specs import BuildConfig, find_conflicts, raise_conflicts, settle
+    from ..specs import BuildConfig
 
     if build_config is None:
         config = BuildConfig()
@@ -93,28 +97,19 @@ def plan_build(
     if target is not None and overwrite:
         refuse_replacing(target, overwrite=True)
     checkpoint_dir, in_memory, model_config = _source(model)
-    # What nobody chose gives way first (BuildConfig.resolved does so again, and tells); contradictions are raised.
-    raise_conflicts(find_conflicts(*settle(model_config, config).specs), where="build_config")
-    builder_path = None
-    notes = []
-    if builder is None:
-        choice = choose_backend(config.backend, world_size=model_config.mapping.world_size)
-        builder = backend(choice.name)
-        if config.backend == "auto":
-            notes.append(f"Backend {choice.name}, because {choice.reason.rstrip('.')}.")
-        config = config.replace(backend=choice.name)
+    refit = None
+    if refit_from is not None:
+        refit = refit_source(refit_from, model_config, config, builder)
+        found, resolved = refit.builder, refit.build_config
+        notes = [f"The plans of the engine {refit.name} were taken, with the weights of this checkpoint."]
     else:
-        builder_path = f"{type(builder).__module__}:{type(builder).__qualname__}"
-    available = builder.available()
-    if not available.ok:
-        raise BuildError(available.reason, where=f"{builder.backend} backend", remedy="Choose another backend.")
-    resolution = builder.resolve(model_config, config)
+        found, resolved, notes = _resolved(model_config, config, builder)
     return BuildPlan(
-        builder=builder,
-        builder_path=builder_path,
+        builder=found,
+        builder_path=None if builder is None else f"{type(builder).__module__}:{type(builder).__qualname__}",
         model_config=model_config,
-        build_config=resolution.build_config,
-        notes=[*notes, *resolution.notes],
+        build_config=resolved,
+        notes=notes,
         checkpoint_dir=checkpoint_dir,
         model=in_memory,
         output_dir=target,
@@ -122,7 +117,31 @@ def plan_build(
         overwrite=overwrite,
         use_cache=use_cache and config.use_cache,
         timeout_s=timeout_s if timeout_s is not None else config.timeout_s or None,
+        refit_from=refit,
     )
+
+
+def _resolved(
+    model: ModelConfig, config: BuildConfig, builder: Builder | None
+) -> tuple[Builder, BuildConfig, list[str]]:
+    """Return who builds, the options with every ``auto`` resolved, and what was chosen or cannot be honoured."""
+    from ..backends.registry import backend, choose_backend
+    from ..specs import find_conflicts, raise_conflicts, settle
+
+    # What nobody chose gives way first (BuildConfig.resolved does so again, and tells); contradictions are raised.
+    raise_conflicts(find_conflicts(*settle(model, config).specs), where="build_config")
+    notes = []
+    if builder is None:
+        choice = choose_backend(config.backend, world_size=model.mapping.world_size)
+        builder = backend(choice.name)
+        if config.backend == "auto":
+            notes.append(f"Backend {choice.name}, because {choice.reason.rstrip('.')}.")
+        config = config.replace(backend=choice.name)
+    available = builder.available()
+    if not available.ok:
+        raise BuildError(available.reason, where=f"{builder.backend} backend", remedy="Choose another backend.")
+    resolution = builder.resolve(model, config)
+    return builder, resolution.build_config, [*notes, *resolution.notes]
 
 
 def _tokenizer_dir(given: Path | str | None, checkpoint_dir: Path | None, model: Any) -> Path | None:

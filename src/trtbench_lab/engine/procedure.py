@@ -43,7 +43,8 @@ def make_engine(plan: BuildPlan, monitor: BuildMonitor) -> Engine:
             stack.enter_context(folder_lock(plan.output_dir))
         source = stack.enter_context(_source_checkpoint(plan, monitor))
         with monitor.phase("look for an engine of the same inputs"):
-            key = content_key(source.digest, plan.model_config, plan.build_config, plan.builder)
+            refitted = plan.refit_from.key if plan.refit_from is not None else None
+            key = content_key(source.digest, plan.model_config, plan.build_config, plan.builder, refitted=refitted)
             engine = _already_there(plan, source, key, monitor)
         if engine is None and plan.output_dir is not None:
             refuse_replacing(plan.output_dir, overwrite=plan.overwrite)
@@ -179,7 +180,8 @@ def _build_into(
         monitor.log.write_to((staging / LOG_NAME).open("w", encoding="utf-8", errors="backslashreplace"))
     except OSError as error:
         raise storage_error(error, staging, "write the build log") from error
-    _carry_timing_cache(plan, staging, monitor)
+    if plan.refit_from is None:
+        _carry_timing_cache(plan, staging, monitor)
     by_worker = ranks_by_worker(plan, monitor.note)
     request = {
         "backend": plan.builder.backend,
@@ -187,6 +189,7 @@ def _build_into(
         "checkpoint_dir": str(source.directory),
         "build_config": plan.build_config.to_dict(),
         "staging_dir": str(staging),
+        "refit_from": None if plan.refit_from is None else str(plan.refit_from.directory),
     }
     # One worker looks whether the weights are what the key says; a checkpoint that this build has written is.
     requests = [

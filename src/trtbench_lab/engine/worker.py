@@ -124,7 +124,11 @@ def build_ranks(request: dict[str, Any], report: PipeReporter) -> None:
         staging = Path(request["staging_dir"])
         for rank in request["ranks"]:
             report.rank = rank
-            builder.build(Path(request["checkpoint_dir"]), rank, config, staging, report)
+            checkpoint_dir, refit_from = Path(request["checkpoint_dir"]), request.get("refit_from")
+            if refit_from is None:
+                builder.build(checkpoint_dir, rank, config, staging, report)
+            else:
+                builder.refit(Path(refit_from), checkpoint_dir, rank, config, staging, report)  # type: ignore[attr-defined]
             engine = staging / engine_file_name(rank)
             if not engine.is_file() or engine.stat().st_size == 0:
                 raise BuildError(

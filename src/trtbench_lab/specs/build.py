@@ -152,7 +152,12 @@ class BuildConfig(Spec):
         flags=("--stripped",),
         group="build",
     )
-    refit: bool = option(default=False, help="Let the engine's weights be changed later (tensorrt).", group="build")
+    refit: bool = option(
+        default=False,
+        help="Let the engine's weights be replaced later by another checkpoint's, with --refit_from (tensorrt).",
+        group="build",
+        effect="Kernels that fit the weights' values are given up.",
+    )
     timing_cache: str | None = option(
         default=None,
         help="File of kernel timings to start from; none means model.cache of the engine folder.",

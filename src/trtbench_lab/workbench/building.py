@@ -41,6 +41,7 @@ def build(
         overwrite=spec.overwrite,
         use_cache=spec.build_config.use_cache,
         on_event=on_event,
+        refit_from=spec.refit_from,
     )
     return keep(_step(engine, spec, time.monotonic() - started))
 

@@ -112,6 +112,17 @@ def refitting(stage: Stage) -> None:
     refit.from_tensors(proto.SerializeToString(), tensors)
 
 
+def refitting_a_folder(stage: Stage) -> None:
+    folder, described = engine_of(stage, refit=True)
+    add_runtime_behaviours(stage.recorder, HostCuda(), computes=False)
+    module = stage.module("refit_build")
+    plans = module.RefittedPlans(folder, stage.checkpoint, 0, described.build_config, QuietReporter())
+    plans.write(_empty(stage))
+    stage.recorder.behaviours["ICudaEngine.serialize_with_config"] = lambda engine, arg0: None
+    with stage.refused(TrtbenchError, "could not serialize"):
+        plans.write(_empty(stage))
+
+
 def refused_refit(stage: Stage) -> None:
     fault = stage.recorder.new("ParserError", desc="wrong size", node_name="")
     behaviours = stage.recorder.behaviours
@@ -286,6 +297,7 @@ RUNNING: dict[str, Callable[[Stage], None]] = {
         streaming_weights,
         refused_refit,
         refitting,
+        refitting_a_folder,
         probing_lengths,
         probing_lengths_in_float16,
         probing_fp8,

@@ -21,7 +21,7 @@ from onnx import numpy_helper
 from .host_cuda import HostCuda
 from .recorder import Recorder
 from .signatures import core
-from .simulation import aliases_of, data_type, plan_parts
+from .simulation import MAGIC, aliases_of, data_type, plan_parts
 
 _NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32, "INT8": np.int8, "BOOL": bool}
 ACTIVATION_BYTES = 4096
@@ -287,6 +287,21 @@ class RuntimeSide:
 
     def EngineInspector__get_layer_information(self, inspector: Any, layer_index: int, format: Any) -> str:
         return json.dumps({"Name": _model(inspector._state["owner"]).graph.node[layer_index].name})
+
+    def ICudaEngine__create_serialization_config(self, engine: Any) -> Any:
+        return self.recorder.new("ISerializationConfig", flags=set())
+
+    def ISerializationConfig__set_flag(self, config: Any, flag: Any) -> bool:
+        config._state["flags"].add(flag.name)
+        return True
+
+    def ICudaEngine__serialize_with_config(self, engine: Any, arg0: Any) -> Any:
+        """Write the engine as it is now; without INCLUDE_REFIT one that was refitted cannot be refitted again."""
+        header = dict(engine._state["header"])
+        if "INCLUDE_REFIT" not in arg0._state["flags"]:
+            header["flags"] = [flag for flag in header["flags"] if "REFIT" not in flag]
+        plan = MAGIC + json.dumps(header).encode() + b"\n" + _model(engine).SerializeToString()
+        return self.recorder.host_memory(plan)
 
     def Refitter__init(self, refitter: Any, engine: Any, logger: Any) -> None:
         refitter._state.update(engine=engine, given={})

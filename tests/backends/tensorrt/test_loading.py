@@ -289,7 +289,7 @@ def test_a_stripped_plan_is_refitted_from_the_network_beside_it(running):
     [
         ("Refitter.get_missing_weights", ["lm_head.weight"], "1 weights of the plan are not in its source"),
         ("Refitter.refit_cuda_engine", False, "could not put the weights in"),
-        ("ICudaEngine.refittable", False, "cannot take any"),
+        ("ICudaEngine.refittable", False, "cannot take other weights"),
         ("OnnxParserRefitter.refit_from_file", False, "could not read the weights from the network"),
     ],
 )

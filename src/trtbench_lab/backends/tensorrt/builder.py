@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...checkpoint import open_checkpoint
 from ...network.export import ExportedNetwork
 from ...network.referenced import ReferencedNetwork
-from ...network.signature import PagedForm, kv_heads_per_rank
+from ...network.signature import PagedForm
 from ...specs import BuildConfig, ModelConfig
 from ..protocol import Availability, BuildReporter, EngineDescription, Resolution
 from . import resolution, timing_cache
@@ -18,20 +18,15 @@ from .bindings_check import availability, tensorrt, tensorrt_version
 from .conformance.refusals import refuse_failed
 from .gpu import current_gpu, machine_key, runs_on
 from .logger import make_logger
-from .onnx_source import checked, network_of, with_capacity
+from .onnx_source import SCRATCH_NAME, checked, network_of, with_capacity
 from .plan_building import BuildSession, write_plan
-from .plan_layout import DECODE, PADDED, PlanLayout, write_layout
-from .profiles import PlannedFile, batch_buckets, capacities, padded_profiles, paged_profiles, planned_files
+from .plan_layout import NETWORK_NAME, PADDED, PlanLayout, write_layout
+from .plans import plans_of, splits_of
+from .profiles import PlannedFile
 
 if TYPE_CHECKING:
     from ...network.communicator import Communicator
     from ..protocol import Executor
-
-NETWORK_NAME = "network.onnx"
-_SCRATCH_NAME = ".weights-in-other-types"
-PROGRAMS_TO_FILL = 264
-"""Programs of a decode step that keep a large GPU busy: two for each of 132 multiprocessors."""
-MOST_SPLITS = 32
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,38 @@ class TensorRTBuilder:
         described = [one.described() for files in planned for one in files]
         layout = layout_of(build_config, config, described, debug_tensors)
         write_layout(output_dir, rank, layout)
-        if config.mapping.world_size == 1 and not layout.stripped:
+        self._finish(output_dir, rank, config, build_config, stripped=layout.stripped, report=report)
+
+    def refit(
+        self,
+        engine_dir: Path,
+        checkpoint_dir: Path,
+        rank: int,
+        build_config: BuildConfig,
+        output_dir: Path,
+        report: BuildReporter,
+    ) -> None:
+        """Write the plans of `engine_dir`, built with `build_config`, with the weights of `checkpoint_dir`."""
+        from .refit_build import RefittedPlans
+
+        refitted = RefittedPlans(engine_dir, checkpoint_dir, rank, build_config, report)
+        refuse_failed(refitted.config, build_config)
+        refitted.write(output_dir)
+        stripped = refitted.layout.stripped
+        self._finish(output_dir, rank, refitted.config, build_config, stripped=stripped, report=report)
+
+    def _finish(
+        self,
+        output_dir: Path,
+        rank: int,
+        config: ModelConfig,
+        build_config: BuildConfig,
+        *,
+        stripped: bool,
+        report: BuildReporter,
+    ) -> None:
+        """Run what was written once, where one rank alone can."""
+        if config.mapping.world_size == 1 and not stripped:
             with report.phase("verify engine"):
                 self._verify(output_dir, rank, config, build_config)
         elif config.mapping.world_size > 1:
@@ -134,7 +160,7 @@ class TensorRTBuilder:
         report, marked = session.report, []
         with report.phase("lay out weights"):
             fixed = with_capacity(network, planned[0].capacity)
-            scratch = output_dir / _SCRATCH_NAME
+            scratch = output_dir / SCRATCH_NAME
             source = ReferencedNetwork(fixed, weights, scratch, each=report.check_cancelled)
         with source:
             read, made = source.bytes_from("checkpoint"), source.bytes_from("scratch")
@@ -164,38 +190,6 @@ class TensorRTBuilder:
                     write_inspection(plan.engine, output_dir / inspector_name(plan.file.file))
         finally:
             executor.close()
-
-
-def plans_of(options: BuildConfig, config: ModelConfig, rank: int) -> list[list[PlannedFile]]:
-    """Return the plans to build, those of one network together, the largest cache first."""
-    separate = options.phase_engines == "two"
-    max_seq_len = options.resolved_max_seq_len(config)
-    if resolution.form_of(options) != PADDED:
-        files = planned_files(paged_profiles(options, max_seq_len), rank, None, largest=True, separate=separate)
-        return [[one] for one in files]  # the phases' networks may differ
-    held = capacities(options, max_seq_len)
-    return [
-        planned_files(
-            padded_profiles(options, capacity), rank, capacity, largest=capacity == held[-1], separate=separate
-        )
-        for capacity in reversed(held)
-    ]
-
-
-def splits_of(options: BuildConfig, config: ModelConfig, files: Sequence[PlannedFile]) -> int:
-    """Return over how many programs a paged network divides the keys of a row: 0 where it takes prompts too.
-
-    A plan for decode steps alone divides long rows, unless batch and heads fill the GPU already.
-    """
-    plugins = options.plugin_config
-    alone = all(profile.phase == DECODE for one in files for profile in one.profiles)
-    if resolution.form_of(options) == PADDED or not alone or plugins.multi_block_mode == "disable":
-        return 0
-    programs = max(batch_buckets(options)) * kv_heads_per_rank(config, config.mapping)
-    splits = 1
-    while programs * splits < PROGRAMS_TO_FILL and splits < MOST_SPLITS:
-        splits *= 2
-    return splits if splits > 1 else 0
 
 
 def layout_of(

@@ -221,5 +221,5 @@ class _WeightSource:
                 where=str(self._dir / file.file),
                 remedy="Put the checkpoint back there, or build the engine again without strip_plan.",
             )
-        source = refit_source(Path(directory), self._rank, self._config.build_config, file.capacity)
+        source = refit_source(Path(directory), self._rank, self._config.build_config, file.file)
         refit.from_tensors(source.proto, source.initializers())

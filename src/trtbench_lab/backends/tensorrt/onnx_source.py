@@ -18,6 +18,10 @@ from ...network.onnx_lint import require_parseable
 from ...network.referenced import ReferencedNetwork
 from ...network.signature import CAPACITY, TensorSpec
 from ...specs import BuildConfig, ModelConfig
+from .plans import network_variant
+
+SCRATCH_NAME = ".weights-in-other-types"
+"""File in the output folder for weights that are not stored as the network wants them; gone when they are read."""
 
 
 def network_of(
@@ -92,11 +96,12 @@ class RefitSource:
             yield name, content.tensor
 
 
-def refit_source(checkpoint_dir: Path, rank: int, options: BuildConfig, capacity: int | None) -> RefitSource:
-    """Return the weights of a stripped plan, as its build was given them."""
+def refit_source(checkpoint_dir: Path, rank: int, options: BuildConfig, file: str) -> RefitSource:
+    """Return the weights of the stripped plan `file`, as its build was given them."""
     checkpoint = open_checkpoint(checkpoint_dir)
     config = checkpoint.config.replace(mapping=checkpoint.config.mapping.with_rank(rank))
-    network = with_capacity(network_of(config, options), capacity)
+    capacity, splits = network_variant(options, config, rank, file)
+    network = with_capacity(network_of(config, options, splits=splits), capacity)
     with tempfile.NamedTemporaryFile(prefix="trtbench-refit-", delete=False) as scratch:
         path = Path(scratch.name)
     referenced = ReferencedNetwork(network, checkpoint.rank(rank), path)

@@ -89,13 +89,14 @@ def write_plan(session: BuildSession, source: ReferencedNetwork, planned: Planne
         raise _failed(session, planned)
     report.log("info", timing_cache.store(config, session.timings, session.timings_key))
     with report.phase("write engine"):
-        _write(path, memory, report)
+        write_plan_memory(path, memory, report)
     # The monitor, the cache and the parser's weights must outlive the build; here it is over.
     del monitor, cache, parsed
     return marked
 
 
-def _write(path: Path, memory: Any, report: BuildReporter) -> None:
+def write_plan_memory(path: Path, memory: Any, report: BuildReporter) -> None:
+    """Write a serialized plan piece by piece, so that a cancel is heard in between."""
     view = memoryview(memory)
     try:
         with open(path, "wb") as handle:

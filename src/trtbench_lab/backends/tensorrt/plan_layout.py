@@ -12,6 +12,8 @@ from ...errors import EngineError
 FORMAT = "trtbench-tensorrt-layout-1"
 PADDED, PAGED = "padded", "paged"
 PROMPT, DECODE = "prompt", "decode"
+NETWORK_NAME = "network.onnx"
+"""The portable network, with its weights, of engines built with visualize."""
 _MAX_BYTES = 1 << 20
 
 

@@ -1,4 +1,4 @@
-"""Gives a stripped plan its weights when it is loaded: from the ONNX file beside it, or from the checkpoint."""
+"""Gives a plan weights: a stripped one its own when it is loaded, one built with refit those of another checkpoint."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ class Refit:
     Parameters
     ----------
     trt, engine, logger
-        The bindings, a deserialized engine without weights, and a logger that outlives it.
+        The bindings, a deserialized engine, and a logger that outlives it.
     errors
         Where TensorRT's errors go.
     where
         The plan's file, for messages.
+    last
+        No other refit of this object follows, nor is it serialized: what TensorRT holds for that is let go.
     """
 
-    def __init__(self, trt: Any, engine: Any, logger: Any, errors: ErrorLog, where: str):
+    def __init__(self, trt: Any, engine: Any, logger: Any, errors: ErrorLog, where: str, *, last: bool = True):
         if not engine.refittable:
             raise EngineError(
-                "The plan holds no weights and cannot take any.", where=where, remedy="Build the engine again."
+                "The plan cannot take other weights than it was built with.",
+                where=where,
+                remedy="Build the engine again, with --refit.",
             )
         self.refitter = created(lambda: trt.Refitter(engine, logger), "a refitter")
         self.parser = created(lambda: trt.OnnxParserRefitter(self.refitter, logger), "a refitter of ONNX weights")
-        self._errors, self._where = errors, where
+        self._errors, self._where, self._last = errors, where, last
 
     def from_network(self, path: Path) -> None:
         """Take the weights of an ONNX file and the data beside it."""
@@ -67,7 +71,7 @@ class Refit:
             )
         if not refitter.refit_cuda_engine():
             raise self._errors.fault("TensorRT could not put the weights in.", where=self._where)
-        if has_feature(refitter, "release_refit_resources"):  # from 11.4 on
+        if self._last and has_feature(refitter, "release_refit_resources"):  # from 11.4 on
             refitter.release_refit_resources()
 
     def _parser_fault(self) -> EngineError:

@@ -28,5 +28,13 @@ class BuildSpec(Spec):
         minimum=1,
         group="engine",
     )
+    refit_from: str | None = option(
+        default=None,
+        help="Folder of an engine built with refit: its plans are taken and get this checkpoint's weights (tensorrt).",
+        metavar="DIR",
+        group="engine",
+        effect="Nothing is timed or compiled; options of the build are the engine's, and the model must be the same "
+        "but for its weights.",
+    )
     overwrite: bool = overwrite_option()
     name: str | None = name_option()

@@ -11,7 +11,7 @@ import pytest
 
 from trtbench_lab.backends.tensorrt.conformance import verdicts
 from trtbench_lab.backends.tensorrt.conformance.bundle import write_bundle
-from trtbench_lab.backends.tensorrt.conformance.features import FEATURES, Feature, chosen_features
+from trtbench_lab.backends.tensorrt.conformance.features import FEATURES, MODEL_ALGORITHMS, Feature, chosen_features
 from trtbench_lab.backends.tensorrt.conformance.harness import Site, trial_folder, try_features
 from trtbench_lab.backends.tensorrt.conformance.outcome import Outcome
 from trtbench_lab.backends.tensorrt.conformance.verdicts import Machine, read_verdicts, store_outcomes, verdict_path
@@ -187,7 +187,7 @@ def test_the_features_cover_what_engines_may_rely_on():
                 assert {f"{kind}/{dtype}/d{head_size}/{sharing}" for sharing in ("mha", "gqa", "mqa")} <= names
     assert {"refit", "strip_plan", "weight_streaming", "cuda_graphs", "collectives", "timing_cache"} <= names
     assert {"dual_profile", "two_engines", "weight_only_int8", "weight_only_int4"} <= names
-    assert {"int8_matmul", "fp8_matmul"} <= names
+    assert {"int8_matmul", "fp8_matmul", *MODEL_ALGORITHMS} <= names
     assert {"key_value_lengths/float16/d64", "plugin_cache/int8", "plugin_cache/fp8"} <= names
 
 

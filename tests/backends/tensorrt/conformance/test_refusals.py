@@ -67,6 +67,8 @@ def failed(*features: str, status: str = "failed") -> Verdicts:
         ("int8_matmul", {"quantization": SMOOTH}, PADDED),
         ("fp8_matmul", {"quantization": QuantConfig(quant_algo="FP8")}, PADDED),
         ("fp8_matmul", {"quantization": QuantConfig(quant_algo="W4A8_AWQ", group_size=128)}, PADDED),
+        ("smooth_quant_model/static", {"quantization": SMOOTH}, PADDED),
+        ("fp8_model", {"quantization": QuantConfig(quant_algo="FP8")}, PADDED),
         ("collectives", {"mapping": Mapping(world_size=2, tp_size=2)}, PADDED),
     ],
 )
@@ -97,6 +99,23 @@ def test_layers_that_plugins_multiply_rely_on_none_of_tensorrts_own(feature, qua
     assert refuse_failed(config, options, failed(feature)) == []
     with pytest.raises(BuildError, match=feature):
         refuse_failed(config, PADDED, failed(feature))
+
+
+def test_smoothquant_relies_on_the_whole_model_as_it_was_tried():
+    """Static scales by TensorRT's own products, scales a token by the plugins; the other ways were not tried."""
+    tokens = QuantConfig(quant_algo="W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN")
+    plugin = PADDED.replace(plugin_config=PADDED.plugin_config.replace(smooth_quant_gemm_plugin="float16"))
+    used = {
+        (algo, name): [f for f, _ in features_used(MODEL.replace(quantization=quant), options) if "smooth" in f]
+        for algo, quant in (("static", SMOOTH), ("token", tokens))
+        for name, options in (("own", PADDED), ("plugin", plugin))
+    }
+    assert used == {
+        ("static", "own"): ["smooth_quant_model/static"],
+        ("static", "plugin"): [],
+        ("token", "own"): [],
+        ("token", "plugin"): ["smooth_quant_model/token"],
+    }
 
 
 @pytest.mark.parametrize(("status", "verb"), [("crashed", "crashed"), ("timed out", "timed out")])

@@ -18,6 +18,13 @@ SHARINGS = ("mha", "gqa", "mqa")
 # changes logits by their own size.
 BOUNDS = {"float32": 2e-3, "float16": 2e-2, "bfloat16": 6e-2}
 
+MODEL_ALGORITHMS = {
+    "smooth_quant_model/static": "W8A8_SQ_PER_TENSOR_PLUGIN",
+    "smooth_quant_model/token": "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN",
+    "fp8_model": "FP8",
+}
+"""Features of whole quantized models, and the algorithm that stands for their kind."""
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -80,7 +87,10 @@ def _attention() -> Iterator[Feature]:
                 BOUNDS[dtype],
                 least_capability=80 if dtype == "bfloat16" else 75,
             )
-    for algorithm, least in (("INT8", 75), ("FP8", 89)):
+    # 8 bits a key and value, and where one lies between two steps the last bit of float16 decides: the torch backend in
+    # float16 differs from itself in float32 by 0.025 (INT8) and 0.05 (FP8), and from an engine without such a cache by
+    # about twice that. A slot too many differs by the logits' own size.
+    for algorithm, least, bound in (("INT8", 75, 5e-2), ("FP8", 89, 1e-1)):
         yield Feature(
             f"plugin_cache/{algorithm.lower()}",
             f"the paged plugin over an {algorithm} cache",
@@ -90,7 +100,7 @@ def _attention() -> Iterator[Feature]:
                 "quantization": {"kv_cache_quant_algo": algorithm},
                 "options": {"gpt_attention_plugin": "float16"},
             },
-            5e-2,  # 8 bits a key and value: half a step of 1/127 (INT8) or 1/16 (FP8) of each, averaged by attention
+            bound,
             least_capability=least,
         )
     for dtype in ("float16", "bfloat16"):
@@ -121,6 +131,23 @@ def _quantization() -> Iterator[Feature]:
     )
 
 
+def _quantized_models() -> Iterator[Feature]:
+    """Whole models whose products are of 8-bit inputs: every layer, from calibration to logits.
+
+    Where an input lies between two steps, the last bit of float16 decides how it rounds, and later layers carry that
+    on: the torch backend in float16 differs from itself in float32 by 0.04 of the largest logit with INT8 inputs and by
+    0.09 with FP8 ones. A product with a wrong scale or without its smoothing differs by more than twice the bound.
+    """
+    kinds = (
+        ("smooth_quant_model/static", "SmoothQuant, a scale a tensor, TensorRT's INT8 products", 0.1, 75),
+        ("smooth_quant_model/token", "SmoothQuant, scales a token and a channel, by the plugins", 0.1, 75),
+        ("fp8_model", "FP8 (E4M3), a scale a tensor, TensorRT's FP8 products", 0.2, 89),
+    )
+    for name, title, bound, least in kinds:
+        model = {"dtype": "float16", "quantization": {"quant_algo": MODEL_ALGORITHMS[name]}}
+        yield Feature(name, f"a whole model: {title}", "model", model, bound, least_capability=least)
+
+
 def _engines() -> Iterator[Feature]:
     one = BOUNDS["float16"]
     yield Feature("float32", "a float32 engine", "model", {"dtype": "float32"}, BOUNDS["float32"])
@@ -131,7 +158,7 @@ def _engines() -> Iterator[Feature]:
     yield Feature(
         "capacity_buckets", "plans for two cache capacities", "model", {"options": {"capacity_buckets": [48]}}, one
     )
-    yield Feature("refit", "a plan whose weights can be changed", "model", {"options": {"refit": True}}, one)
+    yield Feature("refit", "a plan that gets another checkpoint's weights, and is written", "refit", {}, one)
     yield Feature(
         "strip_plan", "a plan without weights, refitted when loaded", "model", {"options": {"strip_plan": True}}, one
     )
@@ -152,7 +179,7 @@ def _engines() -> Iterator[Feature]:
     )
 
 
-FEATURES: tuple[Feature, ...] = (*_engines(), *_attention(), *_quantization())
+FEATURES: tuple[Feature, ...] = (*_engines(), *_attention(), *_quantization(), *_quantized_models())
 
 
 def chosen_features(wanted: Iterable[str] | None, features: tuple[Feature, ...] = FEATURES) -> tuple[Feature, ...]:

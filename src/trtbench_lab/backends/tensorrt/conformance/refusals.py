@@ -65,7 +65,7 @@ def features_used(model: ModelConfig, options: BuildConfig) -> Iterator[tuple[st
 
 
 def products_used(model: ModelConfig, options: BuildConfig) -> list[str]:
-    """Return the features that quantized layers rely on, each once; layers that plugins multiply rely on none.
+    """Return the features that quantized layers rely on, each once; weights that plugins multiply rely on none.
 
     A recipe may differ from layer to layer, and AWQ's and GPTQ's weights go the way of plain INT4 ones.
     """
@@ -75,10 +75,15 @@ def products_used(model: ModelConfig, options: BuildConfig) -> list[str]:
         switch = f"weight_only_{'groupwise_' if grouped else ''}quant_matmul_plugin"
         if kind.scheme is not None and not _by_plugin(options, switch):
             found.append(f"weight_only_int{kind.scheme.bits}")
-        if kind.form is LinearForm.INT8 and not _by_plugin(options, "smooth_quant_gemm_plugin"):
-            found.append("int8_matmul")
+        if kind.form is LinearForm.INT8:
+            plugin, token = _by_plugin(options, "smooth_quant_gemm_plugin"), kind.algo.has_token_scales
+            found += [] if plugin else ["int8_matmul"]
+            if plugin is token:  # as they were tried
+                found.append(f"smooth_quant_model/{'token' if token else 'static'}")
         if kind.rounds_inputs_to_fp8:
             found.append("fp8_matmul")
+        if kind.form is LinearForm.FP8 and not kind.algo.has_token_scales:
+            found.append("fp8_model")
     return list(dict.fromkeys(found))
 
 

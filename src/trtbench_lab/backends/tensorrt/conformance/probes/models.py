@@ -80,6 +80,23 @@ def try_model(
     return max(differences), facts
 
 
+def try_refit(folder: Path, **model: Any) -> Tried:
+    """Put the weights of a second model into the engine of a first; the result must compute the second."""
+    built = BuiltModel(folder, model, {"refit": True})
+    other = folder / "other"
+    other.mkdir(exist_ok=True)
+    config = tiny_checkpoint(other, seed=18, **model)
+    target = other / "engine"
+    target.mkdir(exist_ok=True)
+    TensorRTBuilder().refit(built.engine_dir, other / "checkpoint", 0, built.options, target, PrintingReporter())
+    executor = load_executor(target, 0, Described(config, built.options, other / "checkpoint"), log=_say)
+    found = logits_of(executor)
+    executor.close()
+    expected = logits_of(reference_executor(other, config))
+    facts = {**built.facts(), "from_the_first": relative_difference(built.reference(), expected)}
+    return relative_difference(found, expected), facts
+
+
 def try_cuda_graphs(folder: Path, **model: Any) -> Tried:
     """Run the same steps with and without graphs; both must fit the reference, and graphs must have been used."""
     built = BuiltModel(folder, model, {})

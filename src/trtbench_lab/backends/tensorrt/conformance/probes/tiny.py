@@ -23,6 +23,7 @@ def tiny_checkpoint(
     sharing: str = "gqa",
     dtype: str = "float16",
     quantization: dict[str, Any] | None = None,
+    seed: int = 17,
 ) -> ModelConfig:
     """Write the checkpoint of a random two-layer model and return its configuration.
 
@@ -50,7 +51,7 @@ def tiny_checkpoint(
         mlp_bias=False,
     )
     weights = folder / ("plain" if quantization else "checkpoint")
-    generator = torch.Generator().manual_seed(17)
+    generator = torch.Generator().manual_seed(seed)
 
     def tensors_of(rank: int) -> dict[str, torch.Tensor]:
         return {
@@ -61,10 +62,12 @@ def tiny_checkpoint(
     checkpoint = write_checkpoint(weights, plain, tensors_of)
     if not quantization:
         return checkpoint.config
+    from .....calibration import calibration_tokens, quantize_model
     from .....checkpoint import open_checkpoint
-    from .....quantization import quantize_checkpoint
 
-    quantize_checkpoint(weights, folder / "checkpoint", QuantConfig(**quantization))
+    ids = torch.randint(0, VOCAB_SIZE, (8, LONGEST_PROMPT), generator=torch.Generator().manual_seed(7))
+    tokens = calibration_tokens(ids.tolist(), size=8, length=LONGEST_PROMPT, source="random tokens")
+    quantize_model(weights, folder / "checkpoint", QuantConfig(**quantization), tokens, quantizer="ours")
     return open_checkpoint(folder / "checkpoint").config
 
 
@@ -107,9 +110,13 @@ class Described:
 
 
 def reference_executor(folder: Path, config: ModelConfig) -> Executor:
-    """Return the same checkpoint in float32 on the CPU, run by the torch backend."""
+    """Return the same checkpoint in float32 on the CPU, run by the torch backend.
+
+    Padded, but for a quantized cache, which the paged form alone has.
+    """
     builder = backend("torch")
-    options = limits(compute_dtype="float32", backend="torch").replace(visualize=False)
+    plugin = "disable" if config.quantization.kv_cache_quant_algo is None else "float32"
+    options = limits(compute_dtype="float32", backend="torch", gpt_attention_plugin=plugin).replace(visualize=False)
     resolved = builder.resolve(config, options).build_config
     target = folder / "reference"
     target.mkdir(exist_ok=True)
