@@ -24,6 +24,7 @@ PICTURES = ROOT / "build" / "screenshots"
 WIDTHS = {"narrow": 560, "medium": 1000, "wide": 1680}
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 START_S, CELLS_S = 120, 240  # bounds of faults: a loaded machine starts a kernel and imports torch within these
+SETTLED_S = 10  # … and draws a view in another theme within these
 _SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {
         "fetchNews": "false",
@@ -167,9 +168,10 @@ class Notebook:
             self.page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{ theme: '{label}' }})")
             is_light = "true" if theme == "light" else "false"
             self.page.wait_for_function(f"document.body.dataset.jpThemeLight === '{is_light}'")
-            self.page.wait_for_timeout(400)  # for colours to have changed
-            unreadable = self.page.evaluate(f"({_CONTRAST})({json.dumps(selector)})")
-            assert unreadable == [], f"Too faint in the {theme} theme: {unreadable}"
+            deadline = time.monotonic() + SETTLED_S  # colours fade over, and a loaded machine takes long for it
+            while unreadable := self.page.evaluate(f"({_CONTRAST})({json.dumps(selector)})"):
+                assert time.monotonic() < deadline, f"Too faint in the {theme} theme: {unreadable}"
+                self.page.wait_for_timeout(200)
             for word, width in WIDTHS.items():
                 path = PICTURES / f"{name}-{theme}-{word}.png"
                 view = self.page.locator(selector).first

@@ -328,5 +328,5 @@ class PlanResult(Result):
 def _in_words(choice: PlanChoice) -> str:
     return (
         f"{choice.gpus} × {choice.gpu}, tp {choice.tp_size} × pp {choice.pp_size}, quantization {choice.quantization}: "
-        f"ITL {choice.itl_ms:.2f} ms, TTFT {choice.ttft_ms:.0f} ms, {choice.tokens_per_sec:,.0f} tokens/s"
+        f"ITL {choice.itl_ms:.3g} ms, TTFT {choice.ttft_ms:.3g} ms, {choice.tokens_per_sec:,.0f} tokens/s"
     )
