@@ -189,7 +189,7 @@ BROKEN: dict[str, tuple[list[Spec], Gpu | None, str, dict[str, object] | None]] 
     "SmoothQuant's kernels with weight-only's": (
         [PluginConfig(smooth_quant_gemm_plugin="float16", weight_only_quant_matmul_plugin="float16")],
         None,
-        "SmoothQuant (smooth_quant_gemm_plugin) and weight-only quantization",
+        "Kernels of SmoothQuant (smooth_quant_gemm_plugin) and of weight-only quantization (weight_only_quant",
         {
             "PluginConfig.smooth_quant_gemm_plugin": "auto",
             "PluginConfig.weight_only_quant_matmul_plugin": "auto",

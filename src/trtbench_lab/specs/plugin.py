@@ -128,13 +128,13 @@ class PluginConfig(Spec):
     )
     rmsnorm_quantization_plugin: str = _plugin(
         "auto",
-        "RMS norm with INT8 output; auto means set by SmoothQuant.",
+        "RMS norm with INT8 output, for networks you write: those built here quantize after the norm.",
         "--use_rmsnorm_quantization_plugin",
         group="quantization",
     )
     layernorm_quantization_plugin: str = _plugin(
         "auto",
-        "Layer norm with INT8 output; auto means set by SmoothQuant.",
+        "Layer norm with INT8 output, for networks you write: those built here quantize after the norm.",
         "--use_layernorm_quantization_plugin",
         group="quantization",
     )

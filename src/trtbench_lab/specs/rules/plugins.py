@@ -112,9 +112,9 @@ def quantization_kernels_exclude_each_other(plugins: PluginConfig) -> Iterator[C
     if smooth and weight_only:
         yield Conflict(
             tuple(f"PluginConfig.{name}" for name in (*smooth, *weight_only)),
-            f"SmoothQuant ({', '.join(smooth)}) and weight-only quantization ({', '.join(weight_only)}) exclude each "
-            "other: one layer has one kind of weights.",
-            "Set them to auto: the checkpoint's quantization then chooses.",
+            f"Kernels of SmoothQuant ({', '.join(smooth)}) and of weight-only quantization ({', '.join(weight_only)}) "
+            "are both forced on, and they exclude each other: one layer has one kind of weights.",
+            "Set them to auto: each layer then gets the kernel of its own weights, also where a recipe mixes both.",
             {f"PluginConfig.{name}": "auto" for name in (*smooth, *weight_only)},
         )
 
