@@ -185,14 +185,14 @@ def test_an_engine_of_the_cache_is_called_by_its_model_and_quantization():
     from types import SimpleNamespace
 
     from trtbench_lab.specs import QuantAlgo, QuantConfig
-    from trtbench_widgets.side_by_side import _known_label
+    from trtbench_widgets.stream_sides import known_label
 
     def engine(quantization):
         config = SimpleNamespace(pretrained_config=SimpleNamespace(quantization=quantization))
         return SimpleNamespace(name="gpt2", config=config)
 
     plain, int8 = engine(QuantConfig()), engine(QuantConfig(quant_algo=QuantAlgo.W8A16))
-    assert _known_label("8b6ace13cfc2", plain, []) == "gpt2"
-    assert _known_label("0453f1e12ab3", int8, []) == "gpt2 W8A16, per channel"
-    assert _known_label("gpt2 (1)", plain, []) == "gpt2 (1)"
-    assert _known_label("ffff", plain, [SimpleNamespace(label="gpt2")]) == "gpt2 (1)"
+    assert known_label("8b6ace13cfc2", plain, []) == "gpt2"
+    assert known_label("0453f1e12ab3", int8, []) == "gpt2 W8A16, per channel"
+    assert known_label("gpt2 (1)", plain, []) == "gpt2 (1)"
+    assert known_label("ffff", plain, [SimpleNamespace(label="gpt2")]) == "gpt2 (1)"

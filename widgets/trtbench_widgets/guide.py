@@ -168,22 +168,16 @@ class Guide(Page):
 
     def run(self, step: str, *, wait: bool = False) -> None:
         """Run a step, after those it is made of that are not done; one path at a time."""
-        with self._lock:
-            if self._thread is not None and self._thread.is_alive():
-                raise SpecError("A step is running.", where="Guide", remedy="Wait for it, or cancel it.")
-            wanted = [name for name in with_all_before(step) if name == step or not self._path.is_done(name)]
-            self._cancelled = False
-            self._thread = threading.Thread(target=self._work, args=(wanted,), name="guide", daemon=True)
-            self._thread.start()
-        if wait:
-            self._thread.join()
+        self._start([name for name in with_all_before(step) if name == step or not self._path.is_done(name)], wait)
 
     def run_all(self, *, wait: bool = False) -> None:
         """Run every step that is not done, in order."""
+        self._start([step.name for step in STEPS if not self._path.is_done(step.name)], wait)
+
+    def _start(self, wanted: list[str], wait: bool) -> None:
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 raise SpecError("A step is running.", where="Guide", remedy="Wait for it, or cancel it.")
-            wanted = [step.name for step in STEPS if not self._path.is_done(step.name)]
             self._cancelled = False
             self._thread = threading.Thread(target=self._work, args=(wanted,), name="guide", daemon=True)
             self._thread.start()

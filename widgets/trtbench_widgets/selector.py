@@ -12,7 +12,7 @@ from typing import Any
 
 import traitlets
 
-from trtbench_lab.errors import SpecError, TrtbenchError
+from trtbench_lab.errors import SpecError
 from trtbench_lab.results import Table
 from trtbench_lab.results.render import html_table, plain_table
 from trtbench_lab.specs import (
@@ -25,16 +25,15 @@ from trtbench_lab.specs import (
     find_notes,
     find_warnings,
 )
-from trtbench_lab.specs import Mapping as RankMapping
 from trtbench_lab.specs.conflicts import Gpu, in_words
 from trtbench_lab.specs.presets import PRESETS
 from trtbench_lab.specs.requests import BuildSpec, QuantizeSpec
 from trtbench_lab.specs.requests.convert import KV_CACHE_ALGOS, QFORMAT_ALGOS
 
+from .backend_support import every_backend, plugin_support, quantization_support
 from .choices import conflict_data, described, difference, magic_line, plain, python_lines, shell_line
 from .page import Page, heading_html, script, style
 
-_OF_RANKS = ("nccl_plugin", "use_custom_all_reduce")  # asked about with two ranks: with one they do nothing anywhere
 # Fields of a checkpoint's configuration → the fields of a request that decide them.
 _OWN_NAMES = {"quant_algo": "qformat", "kv_cache_quant_algo": "kv_cache_dtype", "has_zero_point": "zero_point"}
 
@@ -261,10 +260,7 @@ class Selector(Page):
 
     def backends_say(self) -> dict[str, dict[str, str]]:
         """Return backend → field → reason why it is not honoured, empty where it is."""
-        from trtbench_lab.backends.registry import BACKENDS
-
-        model = self.model_config or demo_config()
-        return {name: self._one_backend(name, model) for name in BACKENDS}
+        return every_backend(self._one_backend, self.model_config)
 
     @abstractmethod
     def _one_backend(self, name: str, model: ModelConfig) -> dict[str, str]: ...
@@ -313,27 +309,7 @@ class PluginSelector(Selector):
         return {name: plain(value) for name, value in PluginConfig.from_dict(known).to_dict().items()}
 
     def _one_backend(self, name: str, model: ModelConfig) -> dict[str, str]:
-        from trtbench_lab.backends.registry import backend
-
-        builder, told = backend(name), {}
-        for info in PluginConfig.options():
-            on: Any = True if info.default in (True, False) else "auto"
-            # A size is no feature, and what "auto" comes to follows from the weights, not from the backend alone.
-            if info.name == "tokens_per_block" or info.meta.group == "quantization":
-                continue
-            over = model.replace(mapping=RankMapping(tp_size=2)) if info.name in _OF_RANKS else model
-            paged = {"gpt_attention_plugin": "float16"} if info.meta.group in ("attention", "cache") else {}
-            chosen: dict[str, Any] = {**paged, info.name: "float16" if info.name == "gpt_attention_plugin" else on}
-            asked = PluginConfig(**chosen)
-            try:
-                done = builder.resolve(over, BuildConfig(plugin_config=asked))
-            except TrtbenchError as error:
-                told[info.name] = str(error.what)
-                continue
-            honoured = getattr(done.build_config.plugin_config, info.name) not in (False, "disable")
-            reason = next((note for note in done.notes if info.name in note), f"{name} leaves it off on this machine.")
-            told[info.name] = "" if honoured else reason
-        return told
+        return plugin_support(name, model)
 
 
 class QuantSelector(Selector):
@@ -404,30 +380,4 @@ class QuantSelector(Selector):
         return {"source": self.source}
 
     def _one_backend(self, name: str, model: ModelConfig) -> dict[str, str]:
-        from trtbench_lab.backends.registry import backend
-
-        builder, told = backend(name), {}
-        for word in QFORMAT_ALGOS:
-            quant = QuantizeSpec(source=self.source, qformat=word).quant_config
-            told[word] = _refusal(builder, model.replace(quantization=quant))
-        for word in KV_CACHE_ALGOS:
-            quant = QuantizeSpec(source=self.source, qformat="full_prec", kv_cache_dtype=word).quant_config
-            told[f"kv_cache_dtype={word}"] = _refusal(builder, model.replace(quantization=quant))
-        return told
-
-
-def _refusal(builder: Any, model: ModelConfig) -> str:
-    """Return why a backend cannot build a model; empty where it can."""
-    try:
-        builder.resolve(model, BuildConfig())
-    except TrtbenchError as error:
-        return str(error.what)
-    return ""
-
-
-def demo_config() -> ModelConfig:
-    """Return the configuration of the demo model, for questions that need some model."""
-    from trtbench_lab.benchmark.planner.sources import config_from_files
-    from trtbench_lab.demo import demo_model_dir
-
-    return config_from_files(demo_model_dir("gpt2"))[0]
+        return quantization_support(name, model, self.source)

@@ -21,15 +21,14 @@ from trtbench_lab.reports.html_figure import theme_payload
 from trtbench_lab.reports.static_svg import figure_image
 from trtbench_lab.reports.streams import stream_gaps, stream_race
 from trtbench_lab.results import Result, ResultsDatabase
-from trtbench_lab.runtime import ModelRunner
 from trtbench_lab.runtime.text import encode_prompts
 from trtbench_lab.specs import SamplingConfig
 from trtbench_lab.storage import staged_file
-from trtbench_lab.workbench.labels import quantization_label
-from trtbench_lab.workbench.loading import hf_runner_for, open_engine, tokenizer_for
+from trtbench_lab.workbench.loading import hf_runner_for, tokenizer_for
 
 from .board import panel_of
 from .page import Page, heading_html, script, style
+from .stream_sides import known_label, named_sides, opened_side, source_of
 from .throttle import Throttle
 
 _EXAMPLE = "The quick brown fox"
@@ -119,7 +118,7 @@ class SideBySide(Page):
             max_new_tokens=max_new_tokens,
             theme=theme,
             templates={name: theme_payload(name) for name in ("light", "dark")},
-            sides=_named_sides(listed, self._hf),
+            sides=named_sides(listed, self._hf),
             live=bool(listed) or self._hf not in (None, True),
         )
 
@@ -252,7 +251,7 @@ class SideBySide(Page):
 
     def _load(self) -> None:
         """Open engines, tokenizer and model once; the first streams wait for it, later ones do not."""
-        opened = [_opened(engine, self._open) for engine in self._engines]
+        opened = [opened_side(engine, self._open) for engine in self._engines]
         engines = [engine for engine, _ in opened if engine is not None]
         first = engines[0] if engines else None
         if self._tokenizer is None or isinstance(self._tokenizer, str | Path):
@@ -266,7 +265,7 @@ class SideBySide(Page):
                 runner = self._open.enter_context(hf_runner_for(first, folder, "auto"))
             sources.append(StreamSource(label="Hugging Face", runner=runner))
         for side, (engine, runner) in zip(self.sides[len(sources) :], opened, strict=True):
-            sources.append(_source(_known_label(side["label"], engine, sources), engine, runner))
+            sources.append(source_of(known_label(side["label"], engine, sources), engine, runner))
         self._sources = sources
         self.sides = [
             {
@@ -335,46 +334,6 @@ class SideBySide(Page):
             with tempfile.TemporaryDirectory() as folder:
                 text = self.to_html(Path(folder) / "side-by-side.html").read_text(encoding="utf-8")
         self.send({"kind": "file", "name": f"side-by-side-{self._existing().id}.{kind}"}, [text.encode()])
-
-
-def _named_sides(engines: Sequence[Any], hf: Any) -> list[dict[str, Any]]:
-    """Return what is known of the sides before anything is loaded."""
-    names = ["Hugging Face"] if hf is not None else []
-    for engine in engines:
-        where = engine.directory if isinstance(engine, Engine) else engine
-        name = Path(where).name if isinstance(where, str | Path) else getattr(where, "name", None) or "engine"
-        names.append(name if name not in names else f"{name} ({len(names)})")
-    return [{"label": name, "backend": "", "dtype": "", "quantization": ""} for name in names]
-
-
-def _opened(engine: Any, stack: ExitStack) -> tuple[Engine | None, Any]:
-    """Return an engine folder as an object where there is one, and its runner."""
-    if isinstance(engine, str | Path):
-        engine = open_engine(str(engine))
-    if isinstance(engine, Engine):
-        return engine, stack.enter_context(ModelRunner.from_engine(engine))
-    return None, engine
-
-
-def _known_label(label: str, engine: Engine | None, before: Sequence[StreamSource]) -> str:
-    """Return a side's name: of an engine in the cache, whose folder is a hash, the model's and its quantization."""
-    if engine is None or label.startswith(engine.name):
-        return label
-    quantization = quantization_label(engine.config.pretrained_config)
-    named = engine.name if quantization == "none" else f"{engine.name} {quantization}"
-    return named if all(source.label != named for source in before) else f"{named} ({len(before)})"
-
-
-def _source(label: str, engine: Engine | None, runner: Any) -> StreamSource:
-    if engine is None:
-        return StreamSource(label=label, runner=runner)
-    return StreamSource(
-        label=label,
-        runner=runner,
-        dtype=engine.config.build_config.compute_dtype,
-        quantization=quantization_label(engine.config.pretrained_config),
-        engine_dir=str(engine.directory),
-    )
 
 
 def _recorded(recorded: StreamsResult | str | Path, database: ResultsDatabase) -> StreamsResult:
