@@ -23,9 +23,12 @@ import psutil
 
 from trtbench_lab.checkpoint import expected_tensors
 from trtbench_lab.checkpoint.layout import ITEM_BYTES, nbytes
+from trtbench_lab.checkpoint.manifest import Manifest
+from trtbench_lab.checkpoint.rank_file import digest_of_rank_file
 from trtbench_lab.engine import build
 from trtbench_lab.families.foreign import config_to_json
 from trtbench_lab.specs import BuildConfig, Mapping, ModelConfig
+from trtbench_lab.storage import digest_of_file
 
 _SPELLED = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 _LOOK_S = 0.02
@@ -84,6 +87,9 @@ def write_dummy(folder: Path, config: ModelConfig) -> None:
     """Write a checkpoint whose matrices are holes; norms are one, biases small, so that keys and logits are numbers."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config_to_json(config)))
+    digests: dict[bytes, str] = {}
+    settings = folder / "config.json"
+    files = {settings.name: {"bytes": settings.stat().st_size, "digest": digest_of_file(settings)}}
     for rank in range(config.mapping.world_size):
         tensors = expected_tensors(config, config.mapping.with_rank(rank))
         table, end = {}, 0
@@ -92,7 +98,8 @@ def write_dummy(folder: Path, config: ModelConfig) -> None:
             table[name] = {"dtype": _SPELLED[dtype], "shape": list(shape), "data_offsets": [start, end]}
         text = json.dumps(table).encode()
         text += b" " * (-(8 + len(text)) % 64)
-        with open(folder / f"rank{rank}.safetensors", "wb") as handle:
+        path = folder / f"rank{rank}.safetensors"
+        with open(path, "wb") as handle:
             handle.write(len(text).to_bytes(8, "little") + text)
             for name, (shape, dtype) in tensors.items():
                 if len(shape) == 1:
@@ -101,6 +108,11 @@ def write_dummy(folder: Path, config: ModelConfig) -> None:
                     assert ITEM_BYTES[dtype] == 2
                     handle.write(np.full(shape, value, np.float16).tobytes())
             handle.truncate(8 + len(text) + end)
+        # As a conversion leaves it: without a manifest the build would first read everything for the engine's key.
+        if text not in digests:
+            digests[text] = digest_of_rank_file(path)
+        files[path.name] = {"bytes": 8 + len(text) + end, "digest": digests[text]}
+    Manifest(files).write(folder)
 
 
 def peak_of(config: ModelConfig, where: str | None, words: list[str]) -> tuple[int, float]:

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.backends.models import checkpoint_of, random_model
+from tests.ranks.direct_build import build_here
 
+from trtbench_lab.backends.torch.builder import default_device
+from trtbench_lab.backends.torch.engine_file import layout_of
 from trtbench_lab.backends.torch.fused import form_of, resolve_fused, wants_fused
 from trtbench_lab.backends.torch.gpu import kernel_store, tuning
 from trtbench_lab.backends.torch.gpu.attention import Heads, decode_tiles
@@ -18,6 +22,7 @@ from trtbench_lab.backends.torch.gpu.kernel_store import KernelStore, store_of
 from trtbench_lab.backends.torch.gpu.memory_plan import budget_bytes, plan_cache
 from trtbench_lab.errors import EngineError, SpecError
 from trtbench_lab.plugins.matmul.choice import Choice
+from trtbench_lab.runtime import ModelRunner
 from trtbench_lab.specs import BuildConfig, ModelConfig, PluginConfig, QuantConfig
 
 MODEL = ModelConfig(
@@ -182,3 +187,19 @@ def test_resolution_tells_what_the_level_does_and_keeps_what_is_honoured() -> No
     assert (resolved.max_num_tokens, resolved.timing_cache) == (77, "old.cache")
     assert any(note.startswith("opt_level 4: ") for note in notes)
     assert not any("max_num_tokens has no effect" in note for note in notes)
+
+
+@pytest.mark.parametrize(("dtype", "linear"), [("float32", "in_out"), ("bfloat16", "out_in"), ("float16", "out_in")])
+def test_a_cpus_16_bit_weights_lie_as_its_products_read_them(dtype: str, linear: str, tmp_path: Path) -> None:
+    model = random_model("llama", tmp_path / "model")
+    checkpoint_of(model, tmp_path / "checkpoint")
+    config = BuildConfig(backend="torch", compute_dtype=dtype, max_batch_size=1, max_input_len=8, max_seq_len=16)
+    engine = build_here(tmp_path / "checkpoint", config, tmp_path / "engine")
+    wanted = "out_in" if default_device().type == "cuda" else linear
+    assert layout_of(engine / "rank0.engine").linear == wanted
+    with ModelRunner.from_dir(engine) as runner:
+        (ours,) = runner.logits_of([[5, 17, 40, 3]])
+    theirs = model.logits(torch.tensor([[5, 17, 40, 3]]))[0]
+    # 8 bits of mantissa in bfloat16 over two layers; 11 in float16.
+    bound = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 5e-3}[dtype]
+    assert float((ours - theirs).abs().max()) <= bound * float(theirs.max() - theirs.min())

@@ -87,7 +87,8 @@ class TorchBuilder:
             weights = checkpoint.rank(rank)
         device = default_device()
         max_positions = build_config.resolved_max_seq_len(config)
-        layout = EngineLayout(IN_OUT if device.type == "cpu" else OUT_IN, build_config.compute_dtype, max_positions)
+        turned = device.type == "cpu" and build_config.compute_dtype == "float32"
+        layout = EngineLayout(IN_OUT if turned else OUT_IN, build_config.compute_dtype, max_positions)
         if build_config.visualize and rank == 0:
             with report.phase("write portable network"):
                 from ...network.export import export_onnx
