@@ -13,7 +13,7 @@ _WITHOUT_EFFECT = {
     "strip_plan": "engines without weights are the tensorrt backend's",
     "refit": "weights are replaced later in the tensorrt backend only",
     "timing_cache": "kernels are timed by the tensorrt backend only",
-    "enable_debug_output": "intermediate tensors are given by the tensorrt backend only",
+    "enable_debug_output": "every engine of this backend gives its intermediate tensors (explore --tensors)",
     "profiling_verbosity": "the engine always keeps its layers' names",
     "max_num_tokens": "it bounds packed input, and this engine's input is padded",
     "max_prompt_embedding_table_size": "prompt tuning is not executed by this version",

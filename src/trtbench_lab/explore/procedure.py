@@ -15,6 +15,7 @@ from .patterns import slow_patterns
 from .reading import Reading, read_json, unknown_form
 from .recording.workload import DECODE, PROMPT, Step
 from .result import Ceilings, ExploreResult
+from .tensors import TensorSummary, summaries
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -31,9 +32,10 @@ def explore(
     input_length: int = INPUT_LENGTH,
     times: Path | str | None = None,
     ceilings: Ceilings | None = None,
+    tensors: bool = False,
     name: str | None = None,
 ) -> ExploreResult:
-    """Look into an engine or a saved file without running anything.
+    """Look into an engine or a saved file without running anything, but for `tensors`.
 
     Parameters
     ----------
@@ -48,6 +50,9 @@ def explore(
         For an inspector JSON: a file with layer times of the same engine.
     ceilings
         Of the machine that the numbers come from, for the roofline.
+    tensors
+        Run the step once and read what attention, feed-forward blocks, layers and the last norm give. A TensorRT engine
+        needs to be built with enable_debug_output.
     name
         Label of the result.
 
@@ -59,14 +64,25 @@ def explore(
     step = Step(phase_name, batch_size, input_length)
     executor = _as_executor(source)
     if executor is not None:
-        return _result(_from_executor(executor, step), "a live executor", None, name=name, ceilings=ceilings)
+        found = _tensors(executor, step) if tensors else ()
+        reading = _from_executor(executor, step)
+        ran = step if tensors else None
+        return _result(reading, "a live executor", None, name=name, ceilings=ceilings, step=ran, tensors=found)
     engine = _as_engine(source)
     if engine is None:
+        if tensors:
+            raise EngineError(
+                "Only an engine can be run, and this is a file.",
+                where=str(source),
+                remedy="Leave --tensors out to look at the file, or name an engine folder.",
+            )
         path = Path(source).expanduser()
         reading = _from_file(path, times)
         return _result(reading, str(path), None, name=name, ceilings=ceilings)
+    found = _tensors_of_engine(engine, rank, step) if tensors else ()
     reading = _from_folder(engine, rank, step)
-    return _result(reading, str(engine.directory), engine.name, name=name, ceilings=ceilings)
+    where, ran = str(engine.directory), step if tensors else None
+    return _result(reading, where, engine.name, name=name, ceilings=ceilings, step=ran, tensors=found)
 
 
 def profile(
@@ -79,6 +95,7 @@ def profile(
     num_runs: int = NUM_RUNS,
     warm_up: int = WARM_UP,
     trace: Path | str | None = None,
+    tensors: bool = False,
     name: str | None = None,
     progress: ProgressSink | None = None,
 ) -> ExploreResult:
@@ -94,6 +111,8 @@ def profile(
         Recorded runs, and runs before them.
     trace
         File to keep what the profiler wrote.
+    tensors
+        As in `explore`.
     name
         Label of the result.
 
@@ -107,7 +126,9 @@ def profile(
     step = Step(phase_name, batch_size, input_length)
     kept = Path(trace).expanduser() if trace is not None else None
     executor = _as_executor(source)
+    found: tuple[TensorSummary, ...] = ()
     if executor is not None:
+        found = _tensors(executor, step) if tensors else ()
         with phase("profile", progress):
             reading, run_ms = _recorded(executor, step, num_runs, warm_up, kept)
         where, label, device = "a live executor", None, executor.device
@@ -119,6 +140,7 @@ def profile(
                 where=str(source),
                 remedy="Leave --profile out to look at the file, or name an engine folder.",
             )
+        found = _tensors_of_engine(engine, rank, step) if tensors else ()
         _check_limits(engine, step)
         where, label = str(engine.directory), engine.name
         with phase("profile", progress):
@@ -127,7 +149,7 @@ def profile(
         from .ceilings import measured_ceilings
 
         ceilings = measured_ceilings(device, _main_dtype(reading))
-    return _result(reading, where, label, name=name, ceilings=ceilings, step=step, run_ms=run_ms)
+    return _result(reading, where, label, name=name, ceilings=ceilings, step=step, run_ms=run_ms, tensors=found)
 
 
 def _result(
@@ -139,6 +161,7 @@ def _result(
     ceilings: Ceilings | None,
     step: Step | None = None,
     run_ms: tuple[float, ...] = (),
+    tensors: tuple[TensorSummary, ...] = (),
 ) -> ExploreResult:
     return ExploreResult(
         backend=reading.backend,
@@ -155,6 +178,7 @@ def _result(
         ceilings=ceilings or Ceilings(),
         patterns=slow_patterns(reading.layers),
         notes=list(reading.notes),
+        tensors=tensors,
     )
 
 
@@ -328,14 +352,29 @@ def _recorded(
     )
 
 
+def _tensors(executor: Any, step: Step) -> tuple[TensorSummary, ...]:
+    from .recording.tensors import part_tensors
+
+    return summaries(part_tensors(executor, step))
+
+
+def _tensors_of_engine(engine: Engine, rank: int, step: Step) -> tuple[TensorSummary, ...]:
+    _check_limits(engine, step)
+    executor = engine.executor(rank)
+    try:
+        return _tensors(executor, step)
+    finally:
+        executor.close()
+
+
 def _check_limits(engine: Engine, step: Step) -> None:
     config, build = engine.config.pretrained_config, engine.config.build_config
     if config.mapping.tp_size > 1:
         raise RequestError(
             f"The engine is split over {config.mapping.tp_size} ranks, which must run together; one cannot be "
-            "profiled alone.",
+            "run alone.",
             where=str(engine.directory),
-            remedy="Leave --profile out to look at one rank, or profile an engine of one rank.",
+            remedy="Leave --profile and --tensors out to look at one rank, or take an engine of one rank.",
         )
     if step.batch_size > build.max_batch_size:
         raise RequestError(

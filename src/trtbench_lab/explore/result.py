@@ -12,6 +12,7 @@ from ..results import Result, Table
 from ..results.base import Number
 from .kinds import KINDS
 from .layer import Layer, TensorFacts
+from .tensors import MOST_SAMPLES, TensorSummary, differences
 
 _TOP = 12
 _MIB = 2**20
@@ -89,6 +90,8 @@ class ExploreResult(Result):
         What is slow.
     notes
         What a reader of the numbers must know.
+    tensors
+        What the parts of the model gave in one run, where that was asked for.
     """
 
     kind: ClassVar[str] = "explore"
@@ -104,6 +107,7 @@ class ExploreResult(Result):
     ceilings: Ceilings = field(default_factory=Ceilings)
     patterns: tuple[SlowPattern, ...] = ()
     notes: list[str] = field(default_factory=list)
+    tensors: tuple[TensorSummary, ...] = ()
 
     @property
     def total_ms(self) -> float | None:
@@ -170,9 +174,19 @@ class ExploreResult(Result):
         tables.append(self._groups_table("By type of work", "type of work", self.by_kind()))
         if self.slowest():
             tables.append(layer_table(self.slowest(), "Slowest layers", total_ms=self.total_ms))
+        if self.tensors:
+            tables.append(self._tensor_table())
         if self.notes:
             tables.append(Table(columns=("notes",), rows=[(note,) for note in self.notes]))
         return tables
+
+    def _tensor_table(self) -> Table:
+        rows = [
+            (t.part, t.dtype, " × ".join(map(str, t.shape)), t.minimum, t.maximum, t.mean, t.rms, t.not_finite or None)
+            for t in self.tensors
+        ]
+        columns = ("output of", "type", "shape", "minimum", "maximum", "mean", "rms", "not finite")
+        return _without_empty(Table(columns, rows, title="Intermediate tensors"))
 
     def all_layers(self) -> Table:
         """Return the table of every layer."""
@@ -299,6 +313,11 @@ class ExplorationPair(Result):
             columns = ("where", a, b, "first (ms)", "second (ms)", "precision")
             title = f"Largest differences ({len(differing)} of {len(self.layers)} places differ)"
             tables.append(_without_empty(Table(columns, rows, title=title)))
+        if gaps := differences(self.first.tensors, self.second.tensors):
+            rows_of = [(part, one.rms, other.rms, None if gap is None else 100 * gap) for part, one, other, gap in gaps]
+            names = ("output of", f"{a}, rms", f"{b}, rms", "largest difference (% of rms)")
+            note = f"Differences are of {MOST_SAMPLES} values, spread evenly over the tensor."
+            tables.append(Table(names, rows_of, title="Intermediate tensors", note=note))
         if self.notes:
             tables.append(Table(columns=("notes",), rows=[(note,) for note in self.notes]))
         return tables

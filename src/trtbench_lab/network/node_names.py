@@ -4,6 +4,7 @@ again in whatever name an engine gives to a fusion of such nodes."""
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 
 ROOT = "decoder"
@@ -12,6 +13,8 @@ ROOT = "decoder"
 # ``a.b/Op``, ``a.b/Op_2``; a result (``a.b/Op:0``) names its node.
 _NODE = re.compile(r"(?<![\w./])([A-Za-z_]\w*(?:\.\w+)*/[A-Za-z]\w*)(?::\d+)?(?![\w/])")
 _LAYER = re.compile(r"(?<=layers\.)\d+(?=\.|$)")
+
+_PART = re.compile(r"(transformer\.layers\.\d+)(\.attention|\.mlp)?(?=\.|$)|transformer\.ln_f$")
 
 
 def node_name(module: str, op_type: str) -> str:
@@ -60,3 +63,37 @@ def layer_number(module: str | None) -> int | None:
 def module_group(module: str | None) -> str:
     """Return a module's name with its layer's number left out: the same part of all layers."""
     return _LAYER.sub("*", module) if module else "not attributed"
+
+
+def parts_of(module: str) -> tuple[str, ...]:
+    """Return the parts of the model that a module lies in: its layer and that one's attention or feed-forward block.
+
+    ``transformer.ln_f`` is a part as well; other modules lie in none.
+    """
+    found = _PART.match(module)
+    if found is None:
+        return ()
+    return (found.group(),) if found.group(2) is None else (found.group(1), found.group())
+
+
+def output_nodes(node_names: Iterable[str]) -> dict[str, str]:
+    """Return part (see `parts_of`) → the node that gives its output.
+
+    Nodes stand in the order of computation, so attention and feed-forward block end with the last node that lies in
+    them. A layer ends with its own last sum; where a norm plugin takes the sum in, the layer is left out.
+    """
+    found: dict[str, str] = {}
+    for name in node_names:
+        module = module_of_node(name) or ""
+        for part in parts_of(module):
+            if part == module or not part[-1].isdigit():
+                found[part] = name
+    return {part: found[part] for part in sorted(found, key=part_order)}
+
+
+def part_order(part: str) -> tuple[int, int]:
+    """Return a key that sorts parts as they are computed: attention, feed-forward, the layer; the last norm last."""
+    layer = layer_number(part)
+    if layer is None:
+        return sys.maxsize, 0
+    return layer, ("attention", "mlp").index(part.rpartition(".")[2]) if not part[-1].isdigit() else 2

@@ -135,7 +135,10 @@ class BuildConfig(Spec):
         group="build",
     )
     enable_debug_output: bool = option(
-        default=False, help="Give intermediate tensors by name.", group="build", effect="Larger and slower engine."
+        default=False,
+        help="Give intermediate tensors by name, for explore --tensors (tensorrt; the others always can).",
+        group="build",
+        effect="Larger and slower engine.",
     )
     profiling_verbosity: str = option(
         default="layer_names_only",

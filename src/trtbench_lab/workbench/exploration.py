@@ -47,13 +47,16 @@ def _one(
             num_runs=spec.num_runs,
             warm_up=spec.warm_up,
             trace=trace,
+            tensors=spec.tensors,
             name=spec.name,
             progress=progress,
             **step,
         )
     if spec.profile and spec.against is None:
         return profile_source(source, **step)  # says why a file cannot be run
-    return explore_source(source, rank=spec.rank, times=spec.times, ceilings=ceilings, name=spec.name, **step)
+    return explore_source(
+        source, rank=spec.rank, times=spec.times, ceilings=ceilings, tensors=spec.tensors, name=spec.name, **step
+    )
 
 
 def _ceilings(spec: ExploreSpec) -> Ceilings:

@@ -127,6 +127,14 @@ def test_debug_tensors_are_what_the_layers_give(running):
     # Only the token whose logits are wanted reaches the last norm.
     assert torch.allclose(found["transformer.ln_f.output"], hidden[-1][:, :1], atol=1e-3)
     assert torch.allclose(found["transformer.layers.0.output"], hidden[1], atol=1e-3)
+    # Attention and feed-forward block give what is added to the residual, behind their last product.
+    layer = hf.model.layers[1]
+    seen: dict[str, torch.Tensor] = {}
+    layer.self_attn.register_forward_hook(lambda module, given, result: seen.update(attention=result[0]))
+    layer.mlp.register_forward_hook(lambda module, given, result: seen.update(mlp=result))
+    hf.model(torch.tensor([[4, 8, 15]]))
+    for part in ("attention", "mlp"):
+        assert torch.allclose(found[f"transformer.layers.1.{part}.output"], seen[part], atol=1e-3)
     only = debug_run(executor, ["transformer.ln_f.output"])
     assert list(only) == ["transformer.ln_f.output"]
 

@@ -16,7 +16,7 @@ from trtbench_lab.backends.protocol import QuietReporter
 from trtbench_lab.backends.tensorrt import gpu, timing_cache
 from trtbench_lab.backends.tensorrt.gpu import Gpu, runs_on
 from trtbench_lab.backends.tensorrt.logger import SHOWN_ALIKE, MessageGroups, make_logger
-from trtbench_lab.backends.tensorrt.parsing import debug_nodes, module_of
+from trtbench_lab.backends.tensorrt.parsing import module_of
 from trtbench_lab.backends.tensorrt.profiles import (
     batch_buckets,
     capacities,
@@ -261,11 +261,6 @@ def test_a_cancel_reaches_tensorrt_and_no_exception_does(recorder):
 )
 def test_nodes_and_weights_tell_their_module(name: str, module: str):
     assert module_of(name) == module
-
-
-def test_the_last_node_of_a_module_gives_its_output():
-    names = ["transformer.layers.0/Add", "transformer.layers.0.mlp.fc/MatMul", "transformer.layers.0/Add_2", "Range"]
-    assert debug_nodes(names) == {"transformer.layers.0": "transformer.layers.0/Add_2"}
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import BuildError
-from ...network.node_names import module_of_node
+from ...network.node_names import module_of_node, output_nodes
 from ...network.referenced import ReferencedNetwork
 from .bindings_check import created
 
 _SHOWN = 8
-_LAYER_OUTPUT = re.compile(r"^transformer(\.layers\.\d+(\.attention|\.mlp)?|\.ln_f)$")
 
 
 @dataclass
@@ -75,16 +73,6 @@ def module_of(name: str) -> str:
     return module_of_node(name) or name
 
 
-def debug_nodes(node_names: list[str]) -> dict[str, str]:
-    """Return module → name of the node that gives its output, for attention, feed-forward, layer and last norm."""
-    found: dict[str, str] = {}
-    for name in node_names:
-        module = module_of(name)
-        if _LAYER_OUTPUT.match(module):
-            found[module] = name  # nodes stand in the order of computation: the last one gives the output
-    return found
-
-
 def mark_debug_tensors(parsed: ParsedNetwork, node_names: list[str]) -> list[str]:
     """Make the outputs of the modules readable at run time; return their tensors' names.
 
@@ -95,7 +83,7 @@ def mark_debug_tensors(parsed: ParsedNetwork, node_names: list[str]) -> list[str
     """
     network, parser = parsed.network, parsed.parser
     marked = []
-    for module, node in debug_nodes(node_names).items():
+    for module, node in output_nodes(node_names).items():
         debug_tensor = parser.get_layer_output_tensor(node, 0)
         if debug_tensor is None:  # folded away
             continue

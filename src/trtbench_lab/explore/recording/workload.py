@@ -83,14 +83,30 @@ def bind_step(executor: Executor, step: Step) -> dict[str, torch.Tensor]:
     RequestError
         When the engine does not take such a step.
     """
+    tensors = step_tensors(executor, step)
+    for name, tensor in tensors.items():
+        executor.bind(name, tensor)
+    executor.run()  # once with the executor's checks
+    executor.synchronize()
+    return tensors
+
+
+def step_tensors(executor: Executor, step: Step, *, like: Step | None = None) -> dict[str, torch.Tensor]:
+    """Return what `bind_step` binds.
+
+    With `like` the caches are left out, and tables fit those of that step.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(_SEED)
     paged = any(spec.name == "kv_cache_0" for spec in executor.io)
     sizes = _sizes(executor, step, paged=paged)
+    if like is not None:
+        held = _sizes(executor, like, paged=paged)
+        sizes |= {name: held[name] for name in (CAPACITY, ROW_BLOCKS, BLOCKS)}
     tensors: dict[str, torch.Tensor] = {}
     for spec in executor.io:
-        if spec.aliases is not None:
+        if spec.aliases is not None or (like is not None and spec.name.startswith(("past_", "kv_cache_"))):
             continue
         shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
         if paged and spec.name == "logit_indices":
@@ -100,10 +116,6 @@ def bind_step(executor: Executor, step: Step) -> dict[str, torch.Tensor]:
         tensors[spec.name] = _content(spec.name, spec.dtype, shape, executor, step, sizes, generator).to(
             executor.device
         )
-    for name, tensor in tensors.items():
-        executor.bind(name, tensor)
-    executor.run()  # once with the executor's checks
-    executor.synchronize()
     return tensors
 
 
@@ -180,7 +192,10 @@ def _content(
 
     kind = getattr(torch, dtype)
     fill: dict[str, Callable[[], torch.Tensor]] = {
-        "input_ids": lambda: torch.randint(executor.config.vocab_size, shape, generator=generator),
+        # Drawn apart from the caches, whose sizes differ between engines.
+        "input_ids": lambda: torch.randint(
+            executor.config.vocab_size, shape, generator=torch.Generator().manual_seed(_SEED)
+        ),
         "write_indices": lambda: torch.full(shape, step.past),
         "position_ids": lambda: torch.arange(step.past, step.past + step.new).repeat(step.batch_size),
         "token_rows": lambda: torch.arange(step.batch_size).repeat_interleave(step.new),

@@ -34,6 +34,14 @@ class ExploreSpec(Spec):
         group="run",
         effect="Without it nothing is run: sizes and precision are shown as built.",
     )
+    tensors: bool = option(
+        default=False,
+        help="Run the step once and show what attention, feed-forward blocks, layers and the last norm give; with a "
+        "second engine, where the two part.",
+        flags=("--debug_tensors",),
+        group="run",
+        effect="Engines of the tensorrt backend must be built with enable_debug_output.",
+    )
     phase: str = option(
         default="decode",
         help="What is run or counted: one new token a row after input_length others, or a prompt of that length.",
