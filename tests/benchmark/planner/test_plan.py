@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,14 @@ def test_cheapest_choice_meets_the_target_and_nothing_cheaper_does(folder):
     assert any(choice.gpus < best.gpus and not choice.meets for choice in found.choices)
     assert [choice.meets for choice in found.choices] == sorted((c.meets for c in found.choices), reverse=True)
     assert plan(folder(LLAMA_70B), gpu="L4", target="itl_ms=0.01").cheapest is None
+
+
+def test_the_sentence_on_the_cheapest_has_the_numbers_of_its_row(folder):
+    found = plan(folder(LLAMA_8B), gpu="H200", quantization="int4_wo", target="itl_ms=5", input_len=1, output_len=8)
+    best, (verdict, *_) = found.cheapest, found.tables()
+    (said,) = [answer for question, answer in verdict.rows if question.startswith("cheapest")]
+    itl_ms, ttft_ms = (float(number) for number in re.findall(r"([\d.]+) ms", said))
+    assert [itl_ms, ttft_ms] == pytest.approx([best.itl_ms, best.ttft_ms], rel=1e-3)  # four digits, also below 1 ms
 
 
 def test_several_kinds_of_gpu_are_weighed(folder):

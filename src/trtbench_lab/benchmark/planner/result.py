@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ...results.base import Number, Result
-from ...results.render import Table
+from ...results.render import Table, format_value
 
 GIB = float(1 << 30)
 
@@ -328,5 +328,6 @@ class PlanResult(Result):
 def _in_words(choice: PlanChoice) -> str:
     return (
         f"{choice.gpus} × {choice.gpu}, tp {choice.tp_size} × pp {choice.pp_size}, quantization {choice.quantization}: "
-        f"ITL {choice.itl_ms:.3g} ms, TTFT {choice.ttft_ms:.3g} ms, {choice.tokens_per_sec:,.0f} tokens/s"
+        f"ITL {format_value(choice.itl_ms)} ms, TTFT {format_value(choice.ttft_ms)} ms, "
+        f"{choice.tokens_per_sec:,.0f} tokens/s"
     )
