@@ -6,7 +6,9 @@ import torch
 
 from trtbench_lab.quantization.awq import awq, clipped
 from trtbench_lab.quantization.inputs import LayerInputs
+from trtbench_lab.quantization.layer import unclipped_channels
 from trtbench_lab.quantization.weight_only import WeightOnlyScheme, dequantize, quantize
+from trtbench_lab.specs import ModelConfig
 
 SCHEME = WeightOnlyScheme(4, 32)
 
@@ -66,6 +68,26 @@ def test_clipping_never_raises_a_groups_error():
     assert bool((after <= before * (1 + 1e-5)).all())
     assert float(after.sum()) < float(before.sum())
     assert bool((shrunk.abs() <= weight.abs() + 1e-7).all())
+
+
+def test_queries_and_keys_keep_their_ranges():
+    x = inputs_with_outliers(8)
+    weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(9))
+    weight[:, 3] *= 8
+    whole, shrunk, parts = (
+        awq(weight, seen(x), SCHEME, scale_dtype=torch.float32, **options)
+        for options in ({"clip": False}, {}, {"clip_from": 32})
+    )
+    assert torch.equal(parts.scales[:32], whole.scales[:32])
+    assert torch.equal(parts.scales[32:], shrunk.scales[32:])
+    assert bool((shrunk.scales[:32] < whole.scales[:32]).any())
+    grouped = ModelConfig(
+        architecture="LlamaForCausalLM", num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        hidden_size=64, vocab_size=97, intermediate_size=128, max_position_embeddings=64,
+    )  # fmt: skip
+    # 4 query heads and 2 of keys, each 16 wide; the 2 of values after them may be shrunk.
+    assert unclipped_channels(grouped, "transformer.layers.0.attention.qkv") == 96
+    assert unclipped_channels(grouped, "transformer.layers.0.attention.dense") == 0
 
 
 def test_scales_are_rounded_with_their_stored_type():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trtbench_lab.errors import QuantizationError
-from trtbench_lab.quantization.gptq import DAMPING, gptq
+from trtbench_lab.quantization.gptq import DAMPING, _upper_factor, gptq
 from trtbench_lab.quantization.inputs import LayerInputs
 from trtbench_lab.quantization.weight_only import WeightOnlyScheme, dequantize, quantize, unpack_int4
 
@@ -61,6 +61,25 @@ def test_integers_are_those_of_the_definition(bits: int, act_order: bool):
     # float32 against float64: a value half way between two integers may go either way, and then moves what follows.
     assert np.mean(got.numpy() == expected) > 0.99
     np.testing.assert_allclose(made.scales.numpy(), steps, rtol=1e-2 if bits == 4 else 1e-3)
+
+
+def test_the_gram_matrix_is_whole_whenever_it_is_asked_for():
+    """Only half of it is summed up, in blocks that the width does not fill; reading it must not disturb later sums."""
+    x = torch.randn(90, 600, generator=torch.Generator().manual_seed(4))
+    inputs = LayerInputs(600, "layer", num_tokens=90, with_gram=True)
+    for start in range(0, 90, 30):
+        inputs.add(x[start : start + 30])
+        seen_so_far = x[: start + 30].double().numpy()
+        np.testing.assert_allclose(inputs.gram.numpy(), seen_so_far.T @ seen_so_far, atol=1e-4)  # float32 sums of 90
+
+
+def test_the_factor_is_that_of_the_inverse():
+    x = torch.randn(700, 300, generator=torch.Generator().manual_seed(5))
+    hessian = x.t() @ x
+    upper = _upper_factor(hessian, DAMPING, "layer").double().numpy()
+    damped = hessian.double().numpy() + DAMPING * float(hessian.diagonal().mean()) * np.eye(300)
+    # NumPy's factor is lower: L Lᵀ with L = Uᵀ.
+    np.testing.assert_allclose(upper.T, np.linalg.cholesky(np.linalg.inv(damped)), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("zero_point", [False, True])
