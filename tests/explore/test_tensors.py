@@ -110,6 +110,8 @@ def test_numbers_of_a_tensor():
     assert (large.samples[0], large.samples[-1], len(large.samples)) == (0, 999, 64)
     ((_, _, _, gap),) = differences([summary], [large])
     assert gap is None
+    ((_, _, _, gap),) = differences([summary], [summary])
+    assert gap == float("inf")
 
 
 def test_output_nodes_are_the_last_of_each_part():

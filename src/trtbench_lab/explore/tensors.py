@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf, isfinite, prod
 from typing import TYPE_CHECKING
 
 from ..network.node_names import part_order
@@ -73,7 +74,8 @@ def differences(
 ) -> list[tuple[str, TensorSummary, TensorSummary, float | None]]:
     """Return each part that both have, with the largest difference of its samples over the first one's rms.
 
-    None where the two have different numbers of values: their samples are of other places.
+    Infinite where a sample is no finite number; None where the two have different numbers of values: their samples are
+    of other places.
     """
     others = {one.part: one for one in second}
     rows = []
@@ -83,12 +85,11 @@ def differences(
             continue
         gap = None
         if _size(one) == _size(other) and one.rms:
-            gap = max((abs(a - b) for a, b in zip(one.samples, other.samples, strict=True)), default=0.0) / one.rms
+            gaps = [abs(a - b) for a, b in zip(one.samples, other.samples, strict=True)]
+            gap = max(gaps) / one.rms if all(map(isfinite, gaps)) else inf
         rows.append((one.part, one, other, gap))
     return rows
 
 
 def _size(summary: TensorSummary) -> int:
-    from math import prod
-
     return prod(summary.shape)
