@@ -81,6 +81,22 @@ def served(engine: Path, block_bytes: int) -> dict[str, Any]:
     return found
 
 
+def served_from_rounded_keys(engine: Path, block_bytes: int) -> dict[str, Any]:
+    """Greedy requests over an INT8 or FP8 cache, a byte a value, some of which begin with others' blocks."""
+    with LLM(
+        engine, tokenizer=False, kv_cache_bytes=BLOCKS * block_bytes // 2, max_running=SLOTS,
+        max_step_tokens=STEP_TOKENS,
+    ) as llm:  # fmt: skip
+        sampling = {"max_new_tokens": 12, "output_log_probs": True}
+        handles = [llm.batcher.submit(request["prompt"], **sampling) for request in requests(8)]
+        return {
+            "tokens": [handle.result() for handle in handles],
+            "log_probs": [handle.log_probs for handle in handles],
+            "reused": sum(handle.reused_tokens for handle in handles),
+            "blocks": llm.pool.num_blocks,
+        }
+
+
 async def streams(llm: LLM) -> list[tuple[int, list[int]]]:
     """Read requests side by side, each (pieces, tokens)."""
 
@@ -122,5 +138,6 @@ if __name__ == "__main__":
     else:
         for name in rest:
             path = Path(folder)
-            result = served(path / name, int(what))
+            serve = served_from_rounded_keys if "cache" in name else served
+            result = serve(path / name, int(what))
             torch.save(result, path / f"served-{name}.rank{launched().rank}.pt")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.backends.models import checkpoint_of, random_model
+from tests.ranks.direct_build import build_here
 from tests.ranks.worlds import on_ranks
 
-from trtbench_lab.engine import build
 from trtbench_lab.errors import EngineMismatchError
 from trtbench_lab.quantization import quantize_checkpoint
 from trtbench_lab.runtime import ModelRunner
@@ -40,12 +40,12 @@ def engines(folder):
     }
     for name, mapping in {"one": Mapping(), **LAYOUTS, **LARGER}.items():
         checkpoint_of(model, folder / f"checkpoint-{name}", mapping=mapping, **embeddings.get(name, {}))
-        build(folder / f"checkpoint-{name}", PADDED, folder / name, use_cache=False)
-    build(folder / "checkpoint-tp2", PAGED, folder / "tp2-paged", use_cache=False)
+        build_here(folder / f"checkpoint-{name}", PADDED, folder / name)
+    build_here(folder / "checkpoint-tp2", PAGED, folder / "tp2-paged")
     quantization = QuantConfig(quant_algo="W8A16")
     for name, mapping in {"one": Mapping(), "tp2": Mapping(tp_size=2)}.items():
         quantize_checkpoint(folder / "model", folder / f"int8-{name}", quantization, mapping=mapping)
-        build(folder / f"int8-{name}", PADDED, folder / f"{name}-int8", use_cache=False)
+        build_here(folder / f"int8-{name}", PADDED, folder / f"{name}-int8")
     return folder
 
 

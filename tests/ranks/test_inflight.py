@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 from tests.backends.models import checkpoint_of, random_model
+from tests.backends.quantized_models import quantized_checkpoint
 from tests.ranks import rank_requests
+from tests.ranks.direct_build import build_here
 from tests.ranks.worlds import on_ranks
 
-from trtbench_lab.engine import build
 from trtbench_lab.runtime import LLM
 from trtbench_lab.specs import BuildConfig, Mapping, PluginConfig
 
@@ -30,6 +31,7 @@ LAYOUTS = {
     "tp2pp2": Mapping(tp_size=2, pp_size=2),
 }
 SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 64}
+CACHES = [f"{layout}-{kind}-cache" for layout in ("one", "tp2", "pp2") for kind in ("int8", "fp8")]
 BLOCK_BYTES = 2 * 2 * 2 * 8 * 8 * 4  # layers, keys and values, heads, tokens, head width, float32
 
 
@@ -40,7 +42,12 @@ def folder(tmp_path_factory):
     model = random_model("llama", folder / "model", **SHAPE)
     for name, mapping in LAYOUTS.items():
         checkpoint_of(model, folder / f"checkpoint-{name}", mapping=mapping)
-        build(folder / f"checkpoint-{name}", CONFIG, folder / name, use_cache=False)
+        build_here(folder / f"checkpoint-{name}", CONFIG, folder / name)
+    for name in CACHES:
+        layout, kind = name.split("-")[:2]
+        checkpoint, recipe = folder / f"checkpoint-{name}", {"kv_cache_quant_algo": kind.upper()}
+        quantized_checkpoint(model, checkpoint, recipe, mapping=LAYOUTS[layout])
+        build_here(checkpoint, CONFIG, folder / name)
     rows = [{"input_ids": [5, 17, 40 + i], "output_tokens": 4 + i} for i in range(5)]
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return folder
@@ -60,11 +67,36 @@ def alone(folder):
     return found, streams, crowd, together
 
 
-@pytest.mark.parametrize(("ranks", "names"), [(2, ["tp2", "pp2"]), (4, ["tp2pp2"])], ids=["two", "four"])
-def test_requests_that_come_and_go_give_what_each_gives_alone_on_one_rank(folder, alone, ranks, names):
-    words = ("tests.ranks.rank_requests", str(BLOCK_BYTES // ranks), str(folder), *names)
-    done = on_ranks(ranks, *words, timeout_s=300)
+@pytest.fixture(scope="module")
+def two(folder):
+    """One world of two ranks runs the engines of two, with a plain cache and with rounded ones."""
+    names = ["tp2", "pp2", *(name for name in CACHES if not name.startswith("one"))]
+    done = on_ranks(2, "tests.ranks.rank_requests", str(BLOCK_BYTES // 2), str(folder), *names, timeout_s=300)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_requests_over_a_rounded_cache_give_what_one_rank_gives(folder, two, kind):
+    one = rank_requests.served_from_rounded_keys(folder / f"one-{kind}-cache", BLOCK_BYTES)
+    plain = [torch.tensor(row) for row in one["log_probs"]]
+    for layout in ("tp2", "pp2"):
+        for rank in range(2):
+            found = torch.load(folder / f"served-{layout}-{kind}-cache.rank{rank}.pt")
+            # Of a quarter of float32's size, in half of the memory.
+            assert found["blocks"] == one["blocks"] == 2 * rank_requests.BLOCKS
+            assert found["tokens"] == one["tokens"], (layout, rank)
+            for ours, theirs in zip(found["log_probs"], plain, strict=True):
+                # Sums in another order; where a last bit rounds a key to the neighbouring step it would be 1e-3.
+                assert torch.allclose(torch.tensor(ours), theirs, atol=5e-3), (layout, rank)
+            assert found["reused"] == one["reused"] > 0
+
+
+@pytest.mark.parametrize(("ranks", "names"), [(2, ["tp2", "pp2"]), (4, ["tp2pp2"])], ids=["two", "four"])
+def test_requests_that_come_and_go_give_what_each_gives_alone_on_one_rank(folder, alone, two, ranks, names):
+    if ranks != 2:
+        words = ("tests.ranks.rank_requests", str(BLOCK_BYTES // ranks), str(folder), *names)
+        done = on_ranks(ranks, *words, timeout_s=300)
+        assert done.returncode == 0, done.stderr
     expected, streams, crowd, together = alone
     for name in names:
         found = torch.load(folder / f"served-{name}.rank0.pt")
