@@ -131,7 +131,7 @@ def test_no_rank_outlives_a_killed_kernel(child_environment: dict[str, str]) -> 
 def test_no_rank_outlives_a_program_that_ends(child_environment: dict[str, str]) -> None:
     text = PARENT.rsplit("\n", 2)[0]
     done = subprocess.run(
-        [sys.executable, "-c", text], env=child_environment, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", text], env=child_environment, capture_output=True, text=True, timeout=280, check=True
     )
     assert not processes_of(done.stdout.strip())
 
