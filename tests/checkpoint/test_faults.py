@@ -35,7 +35,7 @@ def left_over(folder: Path) -> list[str]:
 
 
 CHILD = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -48,7 +48,7 @@ def slowly(self, name, blocks):
     write(self, name, blocks)
     time.sleep(0.01)
 def stopping(self, name, blocks):
-    print("writing", flush=True)
+    os.write(1, b"writing\\n")  # two ranks are written side by side: lines in one piece
     sys.stdin.read()
 RankFile.write_blocks = stopping if sys.argv[3] == "stop" else slowly
 source = open_hf_folder(sys.argv[1])

@@ -132,6 +132,9 @@ def ambiguous_names() -> frozenset[str]:
                 taken.add(node.name)
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 taken.add(node.target.id)
+            elif isinstance(node, ast.ClassDef):  # members of enums
+                assigned = [target for inner in node.body if isinstance(inner, ast.Assign) for target in inner.targets]
+                taken |= {target.id for target in assigned if isinstance(target, ast.Name)}
     for path in FOLDER.rglob("*.py"):  # the backend's own classes
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and not _is_tensorrt_class(node):
