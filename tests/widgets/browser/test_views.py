@@ -264,7 +264,8 @@ def test_a_plan_follows_its_controls_by_mouse_and_keyboard(notebook: Notebook):
     view.get_by_role("button", name="Keep in history").focus()
     keys(notebook, "Enter")
     view.get_by_role("button", name=re.compile("Kept as")).wait_for()
-    notebook.until("[row.id for row in store.query(kind='plan')] == [planner.plan.id]", True)
+    # The guide of another notebook of this server may have left plans of its own.
+    notebook.until("planner.plan.id in [row.id for row in store.query(kind='plan')]", True)
     notebook.python("store.delete([planner.plan.id])")
 
 
