@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from .inputs import LayerInputs
-from .weight_only import WeightOnlyScheme, quantize
+from .weight_only import WeightOnlyScheme, levels, positive, quantize, stored_scales
 
 EXPONENTS = tuple(step / 20 for step in range(20))
 SHRINKS = tuple(1 - step / 20 for step in range(11))
@@ -101,7 +101,8 @@ def _search_errors(
         block = weight[start : start + rows]
         for candidate, factors in enumerate(grid):
             grouped = (block * factors).view(len(block), -1, scheme.group_size or in_features)
-            restored = _rounded(grouped, _steps(grouped, scheme, scale_dtype), scheme).view_as(block)
+            scales = stored_scales(grouped, scheme.bits, scale_dtype)
+            restored = levels(grouped, scales, scheme.bits).mul_(scales).view_as(block)
             # (X / s) (Q(W s))ᵀ − X Wᵀ = X (Q(W s) / s − W)ᵀ: one product instead of two.
             difference = restored.div_(factors).sub_(block)
             errors[candidate] += (sample @ difference.t()).square_().sum()
@@ -123,30 +124,14 @@ def clipped(weight: torch.Tensor, sample: torch.Tensor, scheme: WeightOnlyScheme
         best = torch.full_like(limits, float("inf"))
         chosen = limits.clone()
         for shrink in SHRINKS:
-            steps = _positive(limits * (shrink / (1 << (scheme.bits - 1))))
-            difference = _rounded(block, steps, scheme).sub_(block)  # rounding clips to the shrunk range
+            scales = positive(limits * (shrink / (1 << (scheme.bits - 1))))
+            difference = levels(block, scales, scheme.bits).mul_(scales).sub_(block)  # clips to the shrunk range
             error = (torch.bmm(difference, grams) * difference).sum(-1, keepdim=True)
             better = error < best
             best = torch.where(better, error, best)
             chosen = torch.where(better, limits * shrink, chosen)
         found[start : start + rows] = block.clamp(-chosen, chosen).transpose(0, 1).reshape(-1, in_features)
     return found
-
-
-def _steps(grouped: torch.Tensor, scheme: WeightOnlyScheme, dtype: torch.dtype) -> torch.Tensor:
-    """Return the step of each group of (out, groups, group) as `weight_only.quantize` stores it, in float32."""
-    steps = _positive(grouped.abs().amax(-1, keepdim=True) / (1 << (scheme.bits - 1)))
-    return steps.to(dtype).clamp_min(torch.finfo(dtype).smallest_normal).float()
-
-
-def _positive(steps: torch.Tensor) -> torch.Tensor:
-    return torch.where(steps > 0, steps, 1.0)
-
-
-def _rounded(grouped: torch.Tensor, steps: torch.Tensor, scheme: WeightOnlyScheme) -> torch.Tensor:
-    """Return weights at the levels of their groups' steps: what `quantize` and `dequantize` give, without packing."""
-    half = 1 << (scheme.bits - 1)
-    return (grouped / steps).round_().clamp_(-half, half - 1).mul_(steps)
 
 
 def _factors(mean_abs: torch.Tensor, exponent: float) -> torch.Tensor:

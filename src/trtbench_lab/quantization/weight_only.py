@@ -133,17 +133,28 @@ def quantize(
         raise QuantizationError(
             "The weight holds NaN or infinity.", where=name, remedy="The source is damaged: fetch or train it anew."
         )
-    half_range = 1 << (scheme.bits - 1)
     grouped = wide.view(out_features, -1, scheme.group_size or in_features)  # (out, groups, group)
-    scales = grouped.abs().amax(-1, keepdim=True) / half_range
-    # All-zero groups get scale 1: readers may divide by it, and TensorRT refuses scales that are not positive.
-    scales = torch.where(scales > 0, scales, 1.0).to(scale_dtype)
-    tiny = torch.finfo(scale_dtype).smallest_normal
-    scales = scales.clamp_min(tiny).float()
-    integers = torch.round(grouped / scales).clamp_(-half_range, half_range - 1).to(torch.int8)
-    integers = integers.view(out_features, in_features)
+    scales = stored_scales(grouped, scheme.bits, scale_dtype)
+    integers = levels(grouped, scales, scheme.bits).to(torch.int8).view(out_features, in_features)
     packed = integers if scheme.bits == 8 else pack_int4(integers)
     return packed, scales.to(scale_dtype).reshape(scheme.scale_shape(out_features, in_features))
+
+
+def stored_scales(grouped: torch.Tensor, bits: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return the scale of each group of (…, group) as stored in `dtype`, in float32 (…, 1)."""
+    scales = positive(grouped.abs().amax(-1, keepdim=True) / (1 << (bits - 1)))
+    return scales.to(dtype).clamp_min(torch.finfo(dtype).smallest_normal).float()
+
+
+def positive(scales: torch.Tensor) -> torch.Tensor:
+    """Return scales with 1 for those of all-zero groups: readers divide by them, and TensorRT refuses a scale of 0."""
+    return torch.where(scales > 0, scales, 1.0)
+
+
+def levels(grouped: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return the integers of weights (…, group) over their scales (…, 1), still in the type of the weights."""
+    half_range = 1 << (bits - 1)
+    return (grouped / scales).round_().clamp_(-half_range, half_range - 1)
 
 
 def dequantize(
