@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import torch
 
 from ..backends.onnxruntime.executor import MANY_TOKENS, OnnxRuntimeExecutor
-from ..errors import EvaluationError, require
+from ..backends.onnxruntime.session import session_with_outputs
+from ..errors import EvaluationError
 from ..network.node_names import module_of_node
 from ..network.signature import BATCH, CAPACITY, LENGTH
 from ..network.signature import LOGITS as NUM_LOGITS
 from ..runtime import ModelRunner
 from .taps import EMBEDDING, LOGITS, output_names
-
-_PURPOSE = "read hidden states of engines of the onnxruntime backend"
 
 
 class OnnxRuntimeTap:
@@ -68,20 +66,12 @@ def _bind(bind: Any, name: str, tensor: torch.Tensor) -> None:
 
 def _session_with(file: Path, names: Sequence[str]) -> tuple[Any, dict[str, str]]:
     """Return a session whose network also gives what `names` stand for, and name → tensor of the network."""
-    onnx = require("onnx", extra="onnxruntime", purpose=_PURPOSE)
-    ort = require("onnxruntime", extra="onnxruntime", purpose=_PURPOSE)
-    model = onnx.load(os.fspath(file), load_external_data=False)
-    nodes = {node.name: node for node in model.graph.node}
-    places = {name: _place(nodes, name, str(file)) for name in names}
-    for place in dict.fromkeys(places.values()):
-        model.graph.output.append(onnx.ValueInfoProto(name=place))
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.use_deterministic_compute = True
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(file.parent))
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session, places
+
+    def choose(nodes: list[Any]) -> dict[str, str]:
+        by_name = {node.name: node for node in nodes}
+        return {name: _place(by_name, name, str(file)) for name in names}
+
+    return session_with_outputs(file, choose)
 
 
 def _place(nodes: dict[str, Any], name: str, where: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,30 @@ def open_session(path: Path, *, opt_level: int, packs_weights: bool, profile_pre
             remedy="Build the engine again; if it was just built, look at the details.",
             details=f"{type(error).__name__}: {error}",
         ) from error
+
+
+def session_with_outputs(path: Path, choose: Callable[[list[Any]], Mapping[str, str]]) -> tuple[Any, dict[str, str]]:
+    """Load an engine's network once more, with tensors that stay inside it as further outputs.
+
+    Parameters
+    ----------
+    path
+        The network; its data file lies beside it.
+    choose
+        Gets the nodes in the order of computation, and returns name → tensor of the network.
+
+    Returns
+    -------
+    The session, and what `choose` returned. Each chosen tensor is an output once, after the network's own.
+    """
+    ort = onnxruntime()
+    onnx = require("onnx", extra="onnxruntime", purpose="read tensors inside engines of the onnxruntime backend")
+    model = onnx.load(os.fspath(path), load_external_data=False)
+    places = dict(choose(list(model.graph.node)))
+    model.graph.output.extend(onnx.ValueInfoProto(name=place) for place in dict.fromkeys(places.values()))
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.use_deterministic_compute = True
+    options.log_severity_level = _QUIET
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(path.parent))
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]), places

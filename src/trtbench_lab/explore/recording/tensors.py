@@ -84,18 +84,15 @@ def _of_modules(executor: Any) -> dict[str, torch.Tensor]:
 
 def _of_network(path: Path, bound: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Run the engine's network once more in a session of its own, with the parts' results as outputs."""
-    import onnx
-    import onnxruntime
     import torch
 
-    model = onnx.load(str(path), load_external_data=False)
-    outputs = {node.name: node.output[0] for node in model.graph.node}
-    wanted = {part: outputs[node] for part, node in output_nodes(outputs).items()}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(wanted.values()))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    from ...backends.onnxruntime.session import session_with_outputs
+
+    def choose(nodes: list[Any]) -> dict[str, str]:
+        outputs = {node.name: node.output[0] for node in nodes}
+        return {part: outputs[node] for part, node in output_nodes(outputs).items()}
+
+    session, wanted = session_with_outputs(path, choose)
     feeds = {value.name: bound[value.name].numpy() for value in session.get_inputs()}
     names = list(dict.fromkeys(wanted.values()))
     results = dict(zip(names, session.run(names, feeds), strict=True))
