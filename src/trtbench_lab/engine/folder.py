@@ -139,9 +139,7 @@ class Engine:
 
     def with_builder(self, builder: Builder) -> Engine:
         """Return the same engine, to be loaded by `builder` rather than by the registry's backend."""
-        return Engine(
-            self.directory, self.config, from_cache=self.from_cache, placement=self.placement, builder=builder
-        )
+        return self._again(builder=builder)
 
     def with_gpu_weights(self, share: float | None) -> Engine:
         """Return the same engine, to be loaded with `share` (0 to 1) of its weights on the GPU; the others stream in.
@@ -152,13 +150,17 @@ class Engine:
             When its weights cannot stream: of another backend than tensorrt, or built without weight_streaming.
         """
         options = streaming_options(self.config, share, str(self.directory))
+        return self._again(load_options={**self._load_options, **options})
+
+    def _again(self, *, builder: Builder | None = None, load_options: dict[str, Any] | None = None) -> Engine:
+        """Return the same engine, to be loaded otherwise."""
         return Engine(
             self.directory,
             self.config,
             from_cache=self.from_cache,
             placement=self.placement,
-            builder=self._builder,
-            load_options={**self._load_options, **options},
+            builder=builder or self._builder,
+            load_options=self._load_options if load_options is None else load_options,
         )
 
     @property
