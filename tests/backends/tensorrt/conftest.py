@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +54,16 @@ def real_tensorrt(monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.setitem(sys.modules, "tensorrt.plugin", plugin)
     monkeypatch.setattr(module, "plugin", plugin, raising=False)
     return module
+
+
+@pytest.fixture
+def builder(monkeypatch: pytest.MonkeyPatch) -> object:
+    """Give a builder over the simulated TensorRT that works in a child process too."""
+    from tests.backends.tensorrt.simulated_builder import SimulatedBuilder
+
+    from trtbench_lab.backends.tensorrt import loading
+
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # so that what the builder sets is taken away afterwards
+    monkeypatch.setattr(loading, "cuda_device", loading.cuda_device)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    return SimulatedBuilder()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from tests.backends.tensorrt import build_case
 from tests.backends.tensorrt.simulated_builder import SLOW, SimulatedBuilder
 
 from trtbench_lab.backends.tensorrt import builder as builder_module
-from trtbench_lab.backends.tensorrt import loading
 from trtbench_lab.engine import build, start_build
 from trtbench_lab.engine.verify import check_fit
 from trtbench_lab.errors import BuildCancelled, EngineMismatchError
@@ -24,14 +22,6 @@ OPTIONS = BuildConfig(max_batch_size=2, max_input_len=8, max_seq_len=16, gather_
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_case.checkpoint(tmp_path_factory.mktemp("job"), "gpt2")
-
-
-@pytest.fixture
-def builder(monkeypatch: pytest.MonkeyPatch) -> SimulatedBuilder:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)  # so that what the builder sets is taken away afterwards
-    monkeypatch.setattr(loading, "cuda_device", loading.cuda_device)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    return SimulatedBuilder()
 
 
 def test_a_build_makes_a_whole_engine_folder(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,12 @@ import pytest
 import torch
 from tests.backends.models import Described, Driver, RandomModel, checkpoint_of, random_model
 from tests.backends.tensorrt import build_case
-from tests.backends.tensorrt.simulated_builder import SimulatedBuilder
 from tests.backends.tensorrt.simulation import plan_parts
 
 from trtbench_lab._version import __version__
 from trtbench_lab.backends.protocol import QuietReporter
 from trtbench_lab.backends.registry import backend
 from trtbench_lab.backends.tensorrt import builder as builder_module
-from trtbench_lab.backends.tensorrt import loading
 from trtbench_lab.backends.tensorrt.builder import TensorRTBuilder
 from trtbench_lab.backends.tensorrt.loading import load_executor
 from trtbench_lab.checkpoint import open_checkpoint
@@ -134,14 +131,6 @@ def test_plans_built_without_refit_say_so(running, tuned, tmp_path, monkeypatch)
 
 
 # ---- whole builds -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def builder(monkeypatch: pytest.MonkeyPatch) -> SimulatedBuilder:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)  # so that what the builder sets is taken away afterwards
-    monkeypatch.setattr(loading, "cuda_device", loading.cuda_device)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    return SimulatedBuilder()
 
 
 def test_an_engine_is_refitted_into_a_folder_of_its_own(builder, tmp_path, monkeypatch, tuned):
