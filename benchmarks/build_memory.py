@@ -24,7 +24,7 @@ import psutil
 from trtbench_lab.checkpoint import expected_tensors
 from trtbench_lab.checkpoint.layout import ITEM_BYTES, nbytes
 from trtbench_lab.checkpoint.manifest import Manifest
-from trtbench_lab.checkpoint.rank_file import digest_of_rank_file
+from trtbench_lab.checkpoint.rank_digest import digest_of_rank_file
 from trtbench_lab.engine import build
 from trtbench_lab.families.foreign import config_to_json
 from trtbench_lab.specs import BuildConfig, Mapping, ModelConfig

@@ -8,7 +8,8 @@ import torch
 import xxhash
 from safetensors.torch import load_file
 
-from trtbench_lab.checkpoint.rank_file import RankFile, digest_of_rank_file
+from trtbench_lab.checkpoint.rank_digest import digest_of_rank_file
+from trtbench_lab.checkpoint.rank_file import RankFile
 from trtbench_lab.checkpoint.safetensors_file import SafetensorsFile, read_metadata
 from trtbench_lab.errors import CheckpointError
 

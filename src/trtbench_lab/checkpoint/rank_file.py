@@ -17,7 +17,8 @@ import torch
 from ..errors import CheckpointError
 from .blocks import BlockBuffers, raw_bytes, stored_blocks
 from .layout import ITEM_BYTES, nbytes
-from .safetensors_file import SafetensorsFile, dtype_name
+from .rank_digest import combined_digest
+from .safetensors_file import dtype_name
 
 # Tensor bytes begin at a multiple of this, so that vector loads of mapped files are aligned.
 _ALIGNMENT = 64
@@ -120,7 +121,7 @@ class RankFile:
                 f"{len(missing)} tensors were not written, the first is {missing[0]}.", where=str(self.path)
             )
         self.abandon()
-        digest = _combined(self._header, (self._digests[name] for name in self.names))
+        digest = combined_digest(self._header, (self._digests[name] for name in self.names))
         return {"bytes": self.nbytes, "digest": digest}
 
     def abandon(self) -> None:
@@ -167,39 +168,6 @@ def _reserve(descriptor: int, size: int) -> None:
         number = ctypes.get_errno()
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OSError(number, os.strerror(number))
-
-
-def digest_of_rank_file(path: Path) -> str:
-    """Return the digest that `RankFile.finish` gives for this content: of the header and of each tensor's digest.
-
-    Raises
-    ------
-    CheckpointError
-        When the file is not whole.
-    """
-    import xxhash
-
-    with SafetensorsFile(path) as file, open(path, "rb") as handle:
-        first = min((place.offset for place in file.locations.values()), default=path.stat().st_size)
-        header = handle.read(first)
-        digests = []
-        for name in file:  # in the order of their bytes
-            digest, raw = xxhash.xxh3_128(), file.raw(name)
-            for start in range(0, len(raw), 1 << 22):
-                digest.update(raw[start : start + (1 << 22)])
-            digests.append(digest.digest())
-            del raw
-            file.release(name)
-    return _combined(header, digests)
-
-
-def _combined(header: bytes, digests: Iterable[bytes]) -> str:
-    import xxhash
-
-    state = xxhash.xxh3_128(header)
-    for digest in digests:
-        state.update(digest)
-    return f"xxh3_128_by_tensor:{state.hexdigest()}"
 
 
 def _aligned(tensors: Mapping[str, tuple[tuple[int, ...], str]]) -> list[tuple[str, tuple[tuple[int, ...], str]]]:

@@ -15,8 +15,8 @@ from ..storage import digest_of_file, is_partial
 from .layout import expected_tensors
 from .location import TensorLocation
 from .manifest import Manifest, read_json, read_manifest
-from .rank_file import digest_of_rank_file
-from .safetensors_file import SafetensorsFile, read_metadata, torch_dtype
+from .rank_digest import digest_of_rank_file
+from .safetensors_file import SafetensorsFile, read_metadata, torch_dtype_name
 
 if TYPE_CHECKING:
     import torch
@@ -241,7 +241,7 @@ def check_rank_file(path: Path, config: ModelConfig, rank: int) -> None:
         )
     for name, (shape, dtype) in expected.items():
         place = found[name]
-        stored = str(torch_dtype(place.dtype)).removeprefix("torch.")
+        stored = torch_dtype_name(place.dtype)
         if place.shape != shape or stored != dtype:
             raise CheckpointError(
                 f"The tensor is {stored} {place.shape}, and config.json needs {dtype} {shape}.",

@@ -56,6 +56,11 @@ def dtype_name(dtype: torch.dtype) -> str:
     )
 
 
+def torch_dtype_name(name: str) -> str:
+    """Return the name of torch's element type for safetensors' spelling (torch itself is not loaded)."""
+    return TORCH_DTYPES[name] if name in TORCH_DTYPES else str(torch_dtype(name)).removeprefix("torch.")
+
+
 def torch_dtype(name: str) -> torch.dtype:
     """Return torch's element type for safetensors' spelling."""
     import torch
