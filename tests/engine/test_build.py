@@ -14,10 +14,11 @@ from tests.engine.conftest import tiny_config, write_tiny_checkpoint
 from trtbench_lab.checkpoint import open_checkpoint
 from trtbench_lab.engine import Engine, build, start_build
 from trtbench_lab.errors import BuildError, CheckpointError, SpecError, StorageError
+from trtbench_lab.file_digest import digest_by_chunk
 from trtbench_lab.models import AutoModelForCausalLM
 from trtbench_lab.progress import ProgressEvent
 from trtbench_lab.specs import BuildConfig, Mapping
-from trtbench_lab.storage import digest_of_file, home_dir
+from trtbench_lab.storage import home_dir
 
 
 def builds_in(mark: Path) -> int:
@@ -39,7 +40,7 @@ def test_folder_says_what_it_is(checkpoint_dir, fake, tmp_path):
     assert set(content["files"]) == {"rank0.engine", "rank0.side", "build.log"}
     for name, record in content["files"].items():
         file = tmp_path / "engine" / name
-        assert record == {"bytes": file.stat().st_size, "digest": digest_of_file(file)}
+        assert record == {"bytes": file.stat().st_size, "digest": digest_by_chunk(file)}
     assert {phase["name"] for phase in content["build_report"]["phases"]} >= {"noisy native code", "write the engine"}
     assert engine.build_report.peak_bytes > 5 << 20  # a Python process holds more than 5 MiB
     assert engine.build_report.warnings == 1

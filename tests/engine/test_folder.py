@@ -15,7 +15,7 @@ from trtbench_lab import __version__
 from trtbench_lab.engine import Engine, build
 from trtbench_lab.engine.config import EngineConfig, read_engine_config
 from trtbench_lab.errors import EngineError, EngineMismatchError, StorageError, TrtbenchError
-from trtbench_lab.storage import home_dir
+from trtbench_lab.storage import digest_of_file, home_dir
 
 
 def change_config(folder: Path, **changes) -> None:
@@ -307,3 +307,52 @@ def test_edit_through_a_link_is_seen(checkpoint_dir, fake, tmp_path):
 def test_every_field_is_documented(folder):
     text = (Path(__file__).resolve().parents[2] / "docs" / "engine-format.md").read_text()
     assert [name for name in json.loads((folder / "config.json").read_text()) if f"`{name}`" not in text] == []
+
+
+def test_verified_by_the_load(folder, fake):
+    whole = (folder / "rank0.engine").read_bytes()
+    engine = Engine.from_dir(folder, verify="load", builder=fake())
+    assert engine.executor().content == whole
+    (folder / "rank0.engine").unlink()
+    (folder / "rank0.engine").write_bytes(whole[::-1])
+    opened = Engine.from_dir(folder, verify="load", builder=fake())  # not yet refused
+    for kept in (engine, opened, opened.with_builder(fake())):
+        with pytest.raises(EngineError, match=r"'rank0.engine' has changed since it was built"):
+            kept.executor()
+    saved = opened.save(folder.with_name("saved"))
+    with pytest.raises(EngineError, match=r"'rank0.engine' has changed since it was built"):
+        saved.executor()
+
+
+def test_what_is_not_loaded_is_verified_first(folder, fake):
+    side = folder / "rank0.side"
+    content = side.read_bytes()
+    side.unlink()
+    side.write_bytes(content[::-1])
+    with pytest.raises(EngineError, match=r"'rank0.side' has changed"):
+        Engine.from_dir(folder, verify="load", builder=fake())
+    side.unlink()
+    side.write_bytes(content[:-1])
+    with pytest.raises(EngineError, match=r"'rank0.side' is truncated"):
+        Engine.from_dir(folder, verify="load", builder=fake())
+
+
+def test_backend_that_verifies_what_it_reads(folder, fake):
+    class Verifying(type(fake())):
+        verifies_on_load = True
+
+        def load(self, engine_dir, rank, engine_config, *, device=None, digest=None):
+            return digest
+
+    recorded = read_engine_config(folder).files["rank0.engine"].digest
+    assert Engine.from_dir(folder, verify="load", builder=Verifying()).executor() == recorded
+    assert Engine.from_dir(folder, builder=Verifying()).executor() is None  # verified already
+    # A folder of an earlier build has a digest of the whole file, which cannot be taken by parts.
+    files = json.loads((folder / "config.json").read_text())["files"]
+    older = {**files, "rank0.engine": {**files["rank0.engine"], "digest": digest_of_file(folder / "rank0.engine")}}
+    change_config(folder, files=older)
+    assert Engine.from_dir(folder, verify="load", builder=Verifying()).executor() is None
+    older["rank0.engine"]["digest"] = "xxh3_128:0"
+    change_config(folder, files=older)
+    with pytest.raises(EngineError, match=r"'rank0.engine' has changed"):
+        Engine.from_dir(folder, verify="load", builder=Verifying()).executor()

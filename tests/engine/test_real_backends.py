@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,15 @@ def test_auto_says_what_it_took(two_rank_checkpoint_dir, tmp_path):
     sizes = [engine.inspect(rank).weights_bytes for rank in (0, 1)]
     assert sizes[0] == sizes[1]
     assert Path(engine.directory).is_dir()
+
+
+def test_damaged_weights_are_refused_by_the_load(engine, tmp_path):
+    folder = Path(shutil.copytree(engine.directory, tmp_path / "engine"))
+    Engine.from_dir(folder, verify="load").executor().close()
+    content = bytearray((folder / "rank0.engine").read_bytes())
+    content[-9] ^= 4  # a bit of the last tensor
+    (folder / "rank0.engine").unlink()
+    (folder / "rank0.engine").write_bytes(content)
+    opened = Engine.from_dir(folder, verify="load")
+    with pytest.raises(EngineError, match=r"'rank0.engine' has changed since it was built"):
+        opened.executor()

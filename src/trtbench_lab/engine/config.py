@@ -20,7 +20,7 @@ _REBUILD = "Build the engine again."
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size and digest (``"xxh3_128:<hex>"``) of one file of an engine folder."""
+    """Size and digest (see `file_digest.digest_by_chunk`) of one file of an engine folder."""
 
     bytes: int
     digest: str

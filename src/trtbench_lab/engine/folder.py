@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..backends.emulation import emulation_of, quantization_words
+from ..backends.protocol import engine_file_name
+from ..file_digest import is_by_chunk
 from ..storage import folder_lock
 from .config import EngineConfig, read_engine_config
 from .places import is_in_cache
 from .present import bytes_text, html_facts, plain_facts, seconds_text
 from .streaming import streaming_options
 from .transfer import copy_engine
-from .verify import builder_of, check_fit, check_layout, check_rank, refuse_unfinished, verify_files
+from .verify import (
+    builder_of,
+    check_fit,
+    check_layout,
+    check_rank,
+    refuse_unfinished,
+    verify_content,
+    verify_files,
+)
 
 if TYPE_CHECKING:
     from ..backends.protocol import Builder, Executor
@@ -84,6 +94,7 @@ class Engine:
         placement: str = "",
         builder: Builder | None = None,
         load_options: dict[str, Any] | None = None,
+        verifies_on_load: bool = False,
     ):
         self.directory = directory
         self.config = config
@@ -91,12 +102,13 @@ class Engine:
         self.placement = placement
         self._builder = builder
         self._load_options = load_options or {}
+        self._verifies_on_load = verifies_on_load
 
     @classmethod
     def from_dir(
         cls,
         directory: Path | str,
-        verify: bool = True,
+        verify: bool | Literal["load"] = True,
         *,
         tp_size: int | None = None,
         pp_size: int | None = None,
@@ -111,7 +123,9 @@ class Engine:
             The folder that a build wrote.
         verify
             Check sizes and digests of the files, the backend's version and the machine. Without it the folder can
-            only be looked at: `executor` checks version and machine all the same.
+            only be looked at: `executor` checks version and machine all the same. ``"load"`` leaves the content of
+            the ranks' engines, which is most of the folder, to `executor`: it refuses a damaged one before anything
+            is run, and the torch backend verifies on a GPU the bytes that it sends, so that they are read once.
         tp_size, pp_size
             The layout that is wanted; None takes the engine's.
         rank
@@ -134,8 +148,8 @@ class Engine:
             check_rank(config, rank, str(path))
         if verify:
             check_fit(config, builder or builder_of(config, str(path)), str(path))
-            verify_files(path, config, rank=rank)
-        return cls(path, config, builder=builder)
+            verify_files(path, config, rank=rank, engines=verify != "load")
+        return cls(path, config, builder=builder, verifies_on_load=verify == "load")
 
     def with_builder(self, builder: Builder) -> Engine:
         """Return the same engine, to be loaded by `builder` rather than by the registry's backend."""
@@ -161,6 +175,7 @@ class Engine:
             placement=self.placement,
             builder=builder or self._builder,
             load_options=self._load_options if load_options is None else load_options,
+            verifies_on_load=self._verifies_on_load,
         )
 
     @property
@@ -204,12 +219,20 @@ class Engine:
         EngineMismatchError
             When the engine does not fit this installation or machine, or has no such rank.
         EngineError
-            When the backend cannot load the file.
+            When the backend cannot load the file, or it is damaged and was not verified before (see `from_dir`).
         """
         check_rank(self.config, rank, str(self.directory))
         builder = self._builder or builder_of(self.config, str(self.directory))
         check_fit(self.config, builder, str(self.directory))
-        return builder.load(self.directory, rank, self.config, device=device, **{**self._load_options, **options})
+        options = {**self._load_options, **options}
+        if self._verifies_on_load:
+            name = engine_file_name(rank)
+            recorded = self.config.files[name].digest
+            if getattr(builder, "verifies_on_load", False) and is_by_chunk(recorded):
+                options["digest"] = recorded
+            else:
+                verify_content(self.directory, name, self.config)
+        return builder.load(self.directory, rank, self.config, device=device, **options)
 
     def refit(self, model: Any, output_dir: Path | str | None = None, **options: Any) -> Engine:
         """Return an engine with these plans and the weights of another checkpoint; nothing is timed or compiled.
@@ -250,7 +273,14 @@ class Engine:
             placement = copy_engine(
                 self.directory, self.config, target, overwrite=overwrite, link=is_in_cache(self.directory)
             )
-        return Engine(target, self.config, from_cache=self.from_cache, placement=placement, builder=self._builder)
+        return Engine(
+            target,
+            self.config,
+            from_cache=self.from_cache,
+            placement=placement,
+            builder=self._builder,
+            verifies_on_load=self._verifies_on_load,
+        )
 
     def inspect(self, rank: int = 0) -> EngineInspection:
         """Return what is inside one rank's engine: tensors, operators, weights."""

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..backends.protocol import engine_file_name
 from ..errors import BuildError
-from ..storage import digest_of_file, write_json
+from ..file_digest import digest_by_chunk
+from ..storage import write_json
 from .config import FORMAT_VERSION, EngineConfig, FileRecord
 from .machine import machine_fingerprint
 from .names import CONFIG_NAME, legacy_engine_name
@@ -51,7 +52,7 @@ def seal_engine(
                 remedy="This is a fault of the backend.",
             )
         if name != CONFIG_NAME:
-            files[name] = FileRecord(path.stat().st_size, digest_of_file(path))
+            files[name] = FileRecord(path.stat().st_size, digest_by_chunk(path))
             path.chmod(READ_ONLY)
     machine = machine_fingerprint()
     machine_key = plan.builder.machine_key()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import EngineError, EngineMismatchError, TrtbenchError
-from ..storage import digest_of_file, is_partial
+from ..file_digest import digest_as_recorded, refuse_changed
+from ..storage import is_partial
 from .config import EngineConfig
 from .machine import machine_fingerprint, machine_sentence
 
@@ -33,12 +34,18 @@ def refuse_unfinished(engine_dir: Path) -> None:
 
 
 def verify_files(
-    engine_dir: Path, config: EngineConfig, *, rank: int | None = None, check: Callable[[], None] | None = None
+    engine_dir: Path,
+    config: EngineConfig,
+    *,
+    rank: int | None = None,
+    engines: bool = True,
+    check: Callable[[], None] | None = None,
 ) -> None:
     """Compare the files of the folder with their recorded sizes and digests.
 
     Sizes come first, so that a truncated file is found before gigabytes are read. With `rank`, the content of other
-    ranks' files is not read. `check` is called between files.
+    ranks' files is not read; without `engines` that of no rank's engine is: it is verified when it is loaded. `check`
+    is called between files.
 
     Raises
     ------
@@ -68,19 +75,20 @@ def verify_files(
                 where=str(engine_dir),
                 remedy=_REBUILD,
             )
-    for name, record in config.files.items():
+    for name in config.files:
         if rank is not None and re.match(r"rank\d+\.", name) and not name.startswith(f"rank{rank}."):
+            continue
+        if not engines and re.fullmatch(r"rank\d+\.engine", name):
             continue
         if check is not None:
             check()
-        found_digest = digest_of_file(engine_dir / name)
-        if found_digest != record.digest:
-            raise EngineError(
-                f"The file {name!r} has changed since it was built: its digest is {found_digest}, and {record.digest} "
-                "was recorded.",
-                where=str(engine_dir),
-                remedy=_REBUILD,
-            )
+        verify_content(engine_dir, name, config)
+
+
+def verify_content(engine_dir: Path, name: str, config: EngineConfig) -> None:
+    """Raise `EngineError` when the file `name` has another digest than was recorded."""
+    recorded = config.files[name].digest
+    refuse_changed(engine_dir / name, digest_as_recorded(engine_dir / name, recorded), recorded)
 
 
 def check_layout(config: EngineConfig, tp_size: int | None, pp_size: int | None, where: str) -> None:

@@ -230,7 +230,7 @@ class LLM:
     ) -> None:
         from ..engine import Engine
 
-        self.engine = engine if isinstance(engine, Engine) else Engine.from_dir(Path(engine).expanduser())
+        self.engine = engine if isinstance(engine, Engine) else Engine.from_dir(engine, verify="load")
         ranks = self.engine.world_size
         if ranks > 1:
             check_world_size(ranks, str(self.engine.directory))

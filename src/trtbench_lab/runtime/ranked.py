@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -93,7 +92,7 @@ def ranked_executor(engine_dir: str) -> tuple[Engine, Executor]:
     assert world is not None  # noqa: S101
     engine = agreed(
         world,
-        lambda: Engine.from_dir(Path(engine_dir), rank=world.rank),
+        lambda: Engine.from_dir(engine_dir, verify="load", rank=world.rank),
         lambda found: {
             "engine": found.config.key,
             "layout": found.config.pretrained_config.mapping.with_rank(0).to_dict(),

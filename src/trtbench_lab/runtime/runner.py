@@ -85,7 +85,7 @@ class ModelRunner:
         """
         from ..engine import Engine
 
-        return cls.from_engine(Engine.from_dir(engine_dir), rank=rank, **options)
+        return cls.from_engine(Engine.from_dir(engine_dir, verify="load"), rank=rank, **options)
 
     @classmethod
     def from_engine(cls, engine: Engine, rank: int = 0, **options: Any) -> Self:

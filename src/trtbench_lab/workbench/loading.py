@@ -15,11 +15,11 @@ from .places import model_dir_from
 
 
 def open_engine(engine_dir: str, gpu_weights_percent: float | None = None) -> Engine:
-    """Open an engine folder, verified; in a world of several ranks, or none, its number of ranks is checked first.
+    """Open an engine folder, whose load verifies it; of several ranks their number is checked first.
 
     `gpu_weights_percent` is the share of its weights that it will keep on the GPU when it is loaded.
     """
-    engine = Engine.from_dir(Path(engine_dir).expanduser(), rank=0 if launched().size > 1 else None)
+    engine = Engine.from_dir(engine_dir, verify="load", rank=0 if launched().size > 1 else None)
     check_world_size(engine.world_size, str(engine.directory))
     return engine.with_gpu_weights(gpu_weights_percent)
 

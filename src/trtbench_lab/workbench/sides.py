@@ -66,7 +66,7 @@ def open_side(
     """
     path = Path(folder).expanduser()
     if any(path.glob("rank*.engine")):
-        engine = Engine.from_dir(path).with_gpu_weights(gpu_weights_percent)
+        engine = Engine.from_dir(path, verify="load").with_gpu_weights(gpu_weights_percent)
         config = engine.config
         recorded = config.checkpoint.get("directory")
         with phase("load the engine", progress):

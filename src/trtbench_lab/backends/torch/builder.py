@@ -34,6 +34,7 @@ class TorchBuilder:
 
     backend = "torch"
     keeps_timing_cache = True
+    verifies_on_load = True
 
     def version(self) -> str:
         """Return the version of torch, which carries the CUDA version of its build."""
@@ -129,6 +130,7 @@ class TorchBuilder:
         *,
         device: str | None = None,
         communicator: RankCommunicator | None = None,
+        digest: str | None = None,
     ) -> TorchExecutor | PagedTorchExecutor:
         """Load one rank onto `device` (None: the first GPU, else the CPU).
 
@@ -137,6 +139,8 @@ class TorchBuilder:
         communicator
             The other ranks (see `ranks.communicator_for`); needed when ``tp_size`` is above 1. A pipeline stage with
             one takes ids and has logits; without one it takes and gives hidden states.
+        digest
+            What the engine file must have (see `file_digest.digest_by_chunk`); None when it is verified already.
         """
         config = engine_config.pretrained_config
         config = config.replace(mapping=config.mapping.with_rank(rank))
@@ -152,16 +156,21 @@ class TorchBuilder:
         build_config = engine_config.build_config
         place = communicator.device if communicator is not None and device is None else _device(device)
         if (form := form_of(config, build_config)) is not None:
-            return _load_paged(path, config, place, build_config, form, communicator)
-        return _load(path, config, place, communicator, build_config.plugin_config)
+            return _load_paged(path, config, place, build_config, form, communicator, digest)
+        return _load(path, config, place, communicator, build_config.plugin_config, digest)
 
 
 def _load(
-    path: Path, config: ModelConfig, device: torch.device, ranks: RankCommunicator | None, plugins: PluginConfig
+    path: Path,
+    config: ModelConfig,
+    device: torch.device,
+    ranks: RankCommunicator | None,
+    plugins: PluginConfig,
+    digest: str | None = None,
 ) -> TorchExecutor:
     layout = layout_of(path)
     decoder = engine_decoder(config, layout, ranks, plugins)
-    weights_bytes = load_decoder(path, device, decoder, layout)
+    weights_bytes = load_decoder(path, device, decoder, layout, digest)
     return TorchExecutor(decoder, config, device, layout.dtype, weights_bytes=weights_bytes, ranks=ranks)
 
 
@@ -172,11 +181,12 @@ def _load_paged(
     build_config: BuildConfig,
     form: PagedForm,
     ranks: RankCommunicator | None,
+    digest: str | None = None,
 ) -> PagedTorchExecutor:
     layout = layout_of(path)
     decoder = engine_decoder(config, layout, ranks, form=form)
     assert isinstance(decoder, PagedDecoder)  # noqa: S101 - a form was given
-    weights_bytes = load_decoder(path, device, decoder, layout)
+    weights_bytes = load_decoder(path, device, decoder, layout, digest)
     return PagedTorchExecutor(
         decoder,
         config,

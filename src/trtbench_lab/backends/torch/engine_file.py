@@ -11,6 +11,7 @@ import torch
 from ...checkpoint.rank_file import RankFile
 from ...checkpoint.safetensors_file import SafetensorsFile, read_metadata
 from ...errors import EngineError
+from ...file_digest import digest_by_chunk, refuse_changed
 from ...network.communicator import Communicator
 from ...network.decoder import Decoder
 from ...network.initializers import Released, Weights, tensor_of
@@ -150,8 +151,12 @@ def write_engine_file(
         file.finish()
 
 
-def load_decoder(path: Path, device: torch.device, decoder: Decoder, layout: EngineLayout) -> int:
+def load_decoder(
+    path: Path, device: torch.device, decoder: Decoder, layout: EngineLayout, digest: str | None = None
+) -> int:
     """Give `decoder` the weights of an engine file and its tables; on a CPU they stay in the file's pages.
+
+    With `digest` the file's content is held against it: on a GPU as it is read, on a CPU before.
 
     Returns
     -------
@@ -172,7 +177,9 @@ def load_decoder(path: Path, device: torch.device, decoder: Decoder, layout: Eng
     if device.type == "cuda":
         from .gpu.transfer import tensors_on_gpu
 
-        sent = tensors_on_gpu(path, file, device)
+        sent = tensors_on_gpu(path, file, device, digest)
+    elif digest is not None:
+        refuse_changed(path, digest_by_chunk(path), digest)
     for name in file:
         tensor = sent[name] if name in sent else file.tensor(name)
         total += tensor.nbytes
