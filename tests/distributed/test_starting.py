@@ -13,6 +13,7 @@ from trtbench_lab.distributed.cell import ranks_from
 from trtbench_lab.distributed.slurm import SlurmOptions
 from trtbench_lab.distributed.world import World
 from trtbench_lab.errors import SpecError, WorldError
+from trtbench_lab.ranks.launch import OWN_GPU
 from trtbench_lab.specs.command_line import parse
 from trtbench_lab.specs.requests import MpiSpec
 
@@ -66,23 +67,29 @@ def test_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("environment", "visible"),
     [
-        ({"MPI_LOCALRANKID": "1", "CUDA_VISIBLE_DEVICES": "4,6"}, "6"),
-        ({"OMPI_COMM_WORLD_LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": "4,6"}, "4"),
-        ({"SLURM_LOCALID": "2", "CUDA_VISIBLE_DEVICES": "4,6"}, "4"),  # more ranks than GPUs share them
-        ({"PMI_RANK": "1", "CUDA_VISIBLE_DEVICES": "GPU-aa, GPU-bb"}, "GPU-bb"),
+        ({"MPI_LOCALRANKID": "1", "CUDA_VISIBLE_DEVICES": "4,6"}, "6,4"),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": "4,6"}, "4,6"),
+        ({"SLURM_LOCALID": "2", "CUDA_VISIBLE_DEVICES": "4,6,7"}, "7,4,6"),
+        ({"SLURM_LOCALID": "2", "CUDA_VISIBLE_DEVICES": "4,6"}, "4,6"),  # more ranks than GPUs share them
+        ({"PMI_RANK": "1", "CUDA_VISIBLE_DEVICES": "GPU-aa, GPU-bb"}, "GPU-bb,GPU-aa"),
         ({"PMI_RANK": "1", "CUDA_VISIBLE_DEVICES": "3"}, "3"),  # Slurm has given each its own
         ({"PMI_RANK": "1", "CUDA_VISIBLE_DEVICES": ""}, ""),
-        ({"PMI_RANK": "1", "CUDA_VISIBLE_DEVICES": "0,1", "TRTBENCH_WORLD_GPUS": "5,7"}, "7"),
+        ({"PMI_RANK": "1", "CUDA_VISIBLE_DEVICES": "0,1", "TRTBENCH_WORLD_GPUS": "5,7"}, "7,5"),
         ({"PMI_RANK": "1", "CUDA_VISIBLE_DEVICES": "0,1", "TRTBENCH_WORLD_GPUS": ""}, "0,1"),
     ],
 )
-def test_each_rank_gets_its_gpu(environment: dict[str, str], visible: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "PMI_RANK", "OMPI_COMM_WORLD_RANK"):
-        monkeypatch.delenv(name, raising=False)
+def test_each_rank_sees_its_gpu_first(
+    environment: dict[str, str], visible: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "PMI_RANK", "OMPI_COMM_WORLD_RANK")
+    for name in (*variables, OWN_GPU):
+        monkeypatch.setenv(name, "")  # what is set by the rank itself goes, too, when the test ends
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     engine.pin_gpu()
     assert engine.os.environ["CUDA_VISIBLE_DEVICES"] == visible
+    dealt = visible and environment.get("TRTBENCH_WORLD_GPUS") != ""
+    assert engine.os.environ[OWN_GPU] == (visible.split(",")[0] if dealt else "")
 
 
 LINE = (

@@ -15,7 +15,7 @@ from trtbench_lab.specs import BuildConfig, Mapping
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(1800)]
 
-PADDED = BuildConfig(backend="torch", max_batch_size=4, max_input_len=16, max_seq_len=32)
+PADDED = BuildConfig(backend="torch", opt_level=0, max_batch_size=4, max_input_len=16, max_seq_len=32)
 PAGED = PADDED.replace(
     plugin_config=PADDED.plugin_config.replace(use_inflight_batching=True, gpt_attention_plugin="auto")
 )

@@ -11,6 +11,7 @@ import signal
 import socket
 from pathlib import Path
 
+from ..ranks.launch import OWN_GPU
 from .names import FOLDER, GPUS
 
 STACK_SIGNAL = signal.SIGUSR1
@@ -37,7 +38,10 @@ def stack_name(host: str, pid: int) -> str:
 
 
 def pin_gpu() -> None:
-    """Leave this process one GPU of its host, before anything loads CUDA."""
+    """Put this process's GPU before the others of its host, before anything loads CUDA.
+
+    The others stay visible: a GPU maps the memory of one that it sees, and sums of few bytes are written there.
+    """
     local = _number(_LOCAL_RANK)
     if local is None:
         # mpiexec.gforker starts ranks of this host alone and does not number them by host.
@@ -47,7 +51,9 @@ def pin_gpu() -> None:
         return
     gpus = [gpu for gpu in os.environ.get(GPUS, "").split(",") if gpu] or gpus_here()
     if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local % len(gpus)]
+        first = local % len(gpus)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first:] + gpus[:first])
+        os.environ[OWN_GPU] = gpus[first]
 
 
 def gpus_here() -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..progress import ProgressEvent, ProgressSink
-from ..ranks.launch import ALONE
+from ..ranks.launch import ALONE, OWN_GPU
 from ..ranks.shared_names import forget_own_names
 
 PUBLISHER = "trt_rank_progress"
@@ -92,7 +92,7 @@ def prepare(tp_size: int, pp_size: int) -> RankInfo:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "flush_interval"):
             stream.flush_interval = _FLUSH_S
-    info = RankInfo(rank, size, socket.gethostname(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES") or None)
+    info = RankInfo(rank, size, socket.gethostname(), os.getpid(), os.environ.get(OWN_GPU) or None)
     if size == tp_size * pp_size:
         shell.user_ns.update(
             rank=rank,

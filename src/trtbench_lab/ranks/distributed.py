@@ -13,7 +13,7 @@ import torch
 
 from ..errors import EngineError
 from ..specs import Mapping
-from .launch import launched
+from .launch import OWN_GPU, launched
 
 _PATIENCE = timedelta(minutes=10)
 
@@ -131,6 +131,7 @@ def start_process_group() -> torch.device:
     if launch.kind == "env":
         dist.init_process_group(backend, timeout=_PATIENCE, device_id=device_id)
         return device
+    _check_gpus(device)
     store = _store_over_mpi()
     dist.init_process_group(
         backend, store=store, rank=launch.rank, world_size=launch.size, timeout=_PATIENCE, device_id=device_id
@@ -139,7 +140,9 @@ def start_process_group() -> torch.device:
 
 
 def rank_device() -> torch.device:
-    """Return this rank's device: the GPU of its number on its host, or the CPU where torch sees no GPU.
+    """Return this rank's device: the GPU that its launcher has put first, else that of its number on its host.
+
+    The CPU where torch sees no GPU.
 
     Raises
     ------
@@ -148,6 +151,8 @@ def rank_device() -> torch.device:
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    if os.environ.get(OWN_GPU):
+        return torch.device("cuda", 0)
     launch, count = launched(), torch.cuda.device_count()
     local = launch.rank if launch.local_rank is None else launch.local_rank
     if count == 1 and "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ","):
@@ -159,6 +164,21 @@ def rank_device() -> torch.device:
             remedy="Start as many ranks a host as it has GPUs.",
         )
     return torch.device("cuda", local)
+
+
+def _check_gpus(device: torch.device) -> None:
+    """Refuse ranks of MPI that share a GPU, on every rank; NCCL would say so less plainly. Every rank calls it."""
+    from .mpi import load_mpi
+
+    own = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+    first: dict[str, int] = {}
+    for rank, uuid in enumerate(load_mpi().COMM_WORLD.allgather(own)):
+        if uuid and first.setdefault(uuid, rank) != rank:
+            raise EngineError(
+                f"Ranks {first[uuid]} and {rank} have the same GPU.",
+                where="ranks",
+                remedy="Start as many ranks a host as it has GPUs.",
+            )
 
 
 def _store_over_mpi() -> Any:

@@ -16,6 +16,8 @@ _MPI_VARIABLES = (
 _TORCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 ALONE = "TRTBENCH_RANK_ALONE"
 """Set while a rank works without the others, as in a cell on a part of them: nobody may wait for the rest."""
+OWN_GPU = "TRTBENCH_RANK_GPU"
+"""The host's number or name of this rank's GPU, where its launcher lets the rank see it first: as ``cuda:0``."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from ..specs import Mapping
 from .peer_memory import PeerMemory, peer_memory
+from .peers import sight_of, why_apart
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 BLOCK_WORDS = 512
@@ -90,16 +90,10 @@ def one_shot_for(group: Any, mapping: Mapping, device: torch.device) -> OneShot 
     import torch.distributed as dist
 
     ranks = mapping.tp_size
-    reaches: list[Any] = [None] * ranks
-    count = torch.cuda.device_count()
-    here = {
-        "device": device.index,
-        "triton": importlib.util.find_spec("triton") is not None,
-        "peers": [torch.cuda.can_device_access_peer(device.index, i) for i in range(count) if i != device.index],
-    }
-    dist.all_gather_object(reaches, here, group=group)
-    if not all(found["triton"] and found["peers"] and all(found["peers"]) for found in reaches):
-        _log.info("custom all-reduce: off, because not every GPU of the group reaches the others' memory")
+    seen: list[Any] = [None] * ranks
+    dist.all_gather_object(seen, sight_of(device), group=group)
+    if apart := why_apart(seen):
+        _log.info("custom all-reduce: off, because %s", apart)
         return None
     memory, how = peer_memory(group, ranks, buffer_bytes(ranks), device)
     if memory is None:
