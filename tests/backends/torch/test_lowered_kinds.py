@@ -13,7 +13,7 @@ from tests.backends.torch.lowering import integers, packed_prompts
 from trtbench_lab.backends.torch.fused import resolve_fused
 from trtbench_lab.backends.torch.gpu import ops
 from trtbench_lab.backends.torch.gpu.attention import DecodeTiles, decode_scratch
-from trtbench_lab.backends.torch.gpu.lowered import LoweredModel, Product, lower
+from trtbench_lab.backends.torch.gpu.lowered import LoweredModel, Product, _stacked, lower
 from trtbench_lab.backends.torch.gpu.step import Chooser, Steps, library_only
 from trtbench_lab.backends.torch.gpu.tuning import ChoiceTable, problem_for
 from trtbench_lab.checkpoint import open_checkpoint
@@ -195,3 +195,16 @@ def test_the_plugin_of_matrix_products_is_a_switch(tmp_path: Path) -> None:
         resolved, notes = resolve_fused(model.config, build, **where)
         assert resolved.plugin_config.gemm_plugin == expected
         assert any(note.startswith("gemm_plugin") for note in notes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int8])
+def test_halves_that_lie_together_are_stacked_without_a_copy(dtype: torch.dtype) -> None:
+    both = torch.randint(-100, 100, (24, 16)).to(dtype)
+    first, second = both[:16], both[16:]
+    joined, copied = _stacked(first, second), _stacked(first.clone(), second.clone())
+    assert joined.data_ptr() == first.data_ptr()
+    assert copied.data_ptr() != first.data_ptr()
+    turned = _stacked(second, first).float().roll(-8, 0)
+    for found in (joined.float(), copied.float(), turned, _stacked(both[:8], both[8:]).float()):
+        assert torch.equal(found, both.float())
+    assert torch.equal(_stacked(both[:8], both[16:]).float(), both.float()[[*range(8), *range(16, 24)]])

@@ -26,9 +26,7 @@ def test_logits_do_not_depend_on_the_plugin(tmp_path: Path) -> None:
             plugin_config=PluginConfig(gemm_plugin=value),
         )  # fmt: skip
         folder = str(tmp_path / value)
-        workbench.build(
-            BuildSpec(checkpoint_dir=checkpoint.output_dir, output_dir=folder, build_config=config)
-        )
+        workbench.build(BuildSpec(checkpoint_dir=checkpoint.output_dir, output_dir=folder, build_config=config))
         with torch.inference_mode():  # a caller may stand in it: weights are sent by other threads
             runner = ModelRunner.from_engine(Engine.from_dir(folder))
         made = runner.generate([list(range(5, 25))], max_new_tokens=4, output_logits=True)

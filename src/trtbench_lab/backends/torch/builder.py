@@ -23,6 +23,7 @@ from .executor import TorchExecutor
 from .fused import TIMING_CACHE_NAME, finish_build, form_of, resolve_fused, wants_fused
 from .gpu.kernel_store import KernelStore, store_of
 from .gpu.tuning import read_cache
+from .gpu.warming import made_ready
 from .paged_executor import PagedTorchExecutor
 
 PLUGINS = ("rmsnorm_plugin", "layernorm_plugin", "swiglu_plugin", "lookup_plugin")
@@ -186,7 +187,9 @@ def _load_paged(
     layout = layout_of(path)
     decoder = engine_decoder(config, layout, ranks, form=form)
     assert isinstance(decoder, PagedDecoder)  # noqa: S101 - a form was given
-    weights_bytes = load_decoder(path, device, decoder, layout, digest)
+    with made_ready(device, getattr(torch, layout.dtype)):
+        store = store_of(path) if device.type == "cuda" else KernelStore()
+        weights_bytes = load_decoder(path, device, decoder, layout, digest)
     return PagedTorchExecutor(
         decoder,
         config,
@@ -195,7 +198,7 @@ def _load_paged(
         layout.dtype,
         weights_bytes=weights_bytes,
         table=read_cache(path.with_name(TIMING_CACHE_NAME)),
-        store=store_of(path) if device.type == "cuda" else KernelStore(),
+        store=store,
         ranks=ranks,
     )
 

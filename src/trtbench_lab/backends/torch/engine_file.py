@@ -17,6 +17,7 @@ from ...network.decoder import Decoder
 from ...network.initializers import Released, Weights, tensor_of
 from ...network.linear import Linear
 from ...network.loading import assign_tensors, kept_types
+from ...network.mlp import Mlp
 from ...network.signature import PagedForm
 from ...specs import ModelConfig, PluginConfig
 
@@ -177,7 +178,7 @@ def load_decoder(
     if device.type == "cuda":
         from .gpu.transfer import tensors_on_gpu
 
-        sent = tensors_on_gpu(path, file, device, digest)
+        sent = tensors_on_gpu(path, file, device, digest, _pairs(decoder))
     elif digest is not None:
         refuse_changed(path, digest_by_chunk(path), digest)
     for name in file:
@@ -188,6 +189,12 @@ def load_decoder(
     for name, table in decoder.rotary_tables().items():
         assign_tensors(decoder, {name: table.to(device, kept.get(name, dtype))})
     return total
+
+
+def _pairs(decoder: Decoder) -> dict[str, str]:
+    """Weights of gated MLPs, which the fused steps multiply as one matrix: the activated half first."""
+    gated = [name for name, module in decoder.named_modules() if isinstance(module, Mlp) and module.gated]
+    return {f"{name}.fc.weight": f"{name}.gate.weight" for name in gated}
 
 
 def _transposed(decoder: Decoder, layout: EngineLayout) -> set[str]:

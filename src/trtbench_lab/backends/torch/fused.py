@@ -138,6 +138,7 @@ def finish_build(
             executor.use_store(store)
             session_rows = [1] if build.opt_level < 3 else sorted({1, build.max_batch_size})
             _try_out(executor, session_rows)
+            store.keep_driver()
             count = store.pack(output_dir / kernels_file_name(rank))
             executor.use_store(KernelStore())
             report.log("info", f"{count} compiled kernels are kept with the engine.")

@@ -49,6 +49,14 @@ class KernelStore:
         finally:
             knobs.cache.dir = before
 
+    def keep_driver(self) -> None:
+        """Keep Triton's own module for the driver here too: a C compiler makes it, which another machine may lack."""
+        from triton.runtime import driver
+
+        kind = type(driver.active.utils)
+        with self.used():
+            kind.__init__(object.__new__(kind))  # finds it in the store, or compiles it there
+
     def pack(self, path: Path) -> int:
         """Write the folder's files into the archive `path`; return how many kernels it holds."""
         kernels = 0

@@ -288,11 +288,7 @@ def _gated(fc: Linear, gate: Linear, norm: nn.Module, dtype: torch.dtype) -> Pro
         return replace(first, partner=second)
     stacked, scale, ratios = None, None, (1.0, 1.0)
     if first.weights.kind in ("dense", "fp8", "fp8_fp8", "int8_int8"):
-        halves = [linear.weight.data for linear in (fc, gate)]
-        if halves[0].dtype == torch.float8_e4m3fn:  # as bytes, since not every operation knows FP8
-            stacked = torch.cat([half.view(torch.uint8) for half in halves]).view(torch.float8_e4m3fn)
-        else:
-            stacked = torch.cat(halves)
+        stacked = _stacked(fc.weight.data, gate.weight.data)
         fc.weight.data, gate.weight.data = stacked[: fc.out_features], stacked[fc.out_features :]
         first, second = _product(fc, dtype, norm), _product(gate, dtype, norm)
     scales = (first.weights.scale, second.weights.scale)
@@ -302,6 +298,17 @@ def _gated(fc: Linear, gate: Linear, norm: nn.Module, dtype: torch.dtype) -> Pro
         scale = torch.maximum(*[one for one in scales if one is not None])
         ratios = (float(scales[0] / scale), float(scales[1] / scale))  # type: ignore[operator]
     return replace(first, gate=second.weights, stacked=stacked, stacked_scale=scale, ratios=ratios)
+
+
+def _stacked(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return two (out, in) matrices as one; without a copy where the second begins where the first ends."""
+    shared = first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+    behind = first.is_contiguous() and second.is_contiguous() and first.data_ptr() + first.nbytes == second.data_ptr()
+    if shared and behind:
+        return first.as_strided((first.shape[0] + second.shape[0], first.shape[1]), first.stride())
+    if first.dtype == torch.float8_e4m3fn:  # as bytes, since not every operation knows FP8
+        return torch.cat([half.view(torch.uint8) for half in (first, second)]).view(torch.float8_e4m3fn)
+    return torch.cat([first, second])
 
 
 def _alike(first: Product, second: Product) -> bool:
