@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 METHODS = {
@@ -37,32 +38,40 @@ SHAPES = ((3 * HIDDEN, HIDDEN), (HIDDEN, HIDDEN), (4 * HIDDEN, HIDDEN), (HIDDEN,
 """(out, in) of a layer's products: query, key and value; dense; fc; proj."""
 
 
-def operations(method: str, layers: int, tokens: int) -> float:
-    """Return the floating-point operations that a method cannot do without; multiplying and adding are two."""
-    weights = sum(outputs * inputs for outputs, inputs in SHAPES)
-    attention = 2 * HIDDEN * LENGTH  # two products, each 2 · hidden · the (length / 2) keys that a token sees
+def operations(
+    method: str, layers: int, tokens: int, shapes: Sequence[tuple[int, int]] = SHAPES, length: int = LENGTH
+) -> float:
+    """Return the floating-point operations that a method cannot do without; multiplying and adding are two.
+
+    `shapes` are (out, in) of a layer's products, the last one the MLP's second; `length` is that of a calibration row.
+    """
+    weights = sum(outputs * inputs for outputs, inputs in shapes)
+    attention = 2 * shapes[-1][0] * length  # two products, each 2 · hidden · the (length / 2) keys that a token sees
     each = tokens * (2 * weights + attention)
-    unread = tokens * 2 * SHAPES[-1][0] * SHAPES[-1][1]
+    unread = tokens * 2 * shapes[-1][0] * shapes[-1][1]
     if method == "AWQ":
         from trtbench_lab.quantization.awq import EXPONENTS
         from trtbench_lab.quantization.inputs import SAMPLE_TOKENS
 
         each += len(EXPONENTS) * 2 * SAMPLE_TOKENS * weights
     if method == "GPTQ":
-        for outputs, inputs in SHAPES:
-            each += tokens * inputs**2 + outputs * inputs**2 + 2 / 3 * inputs**3
+        for number, (outputs, inputs) in enumerate(shapes):
+            each += outputs * inputs**2 + 2 / 3 * inputs**3
+            if number < 3 or number == len(shapes) - 1:  # the gate reads what fc reads
+                each += tokens * inputs**2
     return layers * each - unread
 
 
-def product_rate() -> float:
+def product_rate(hidden: int = HIDDEN, device: str = "cpu") -> float:
     """Return the operations a second of the best of some float32 products of a layer's size."""
     import torch
 
-    x, weight = torch.randn(2048, HIDDEN), torch.randn(4 * HIDDEN, HIDDEN)
+    x, weight = torch.randn(2048, hidden, device=device), torch.randn(4 * hidden, hidden, device=device)
     best = float("inf")
     for _ in range(12):
         started = time.perf_counter()
-        torch.nn.functional.linear(x, weight)
+        product = torch.nn.functional.linear(x, weight)
+        float(product[0, 0])  # waits for the device
         best = min(best, time.perf_counter() - started)
     return 2 * x.numel() * len(weight) / best
 

@@ -85,3 +85,22 @@ def test_the_sample_is_spread_over_all_tokens(tmp_path):
         stop = min(start + 300, 10 * SAMPLE_TOKENS)
         inputs.add(torch.arange(start, stop, dtype=torch.float32)[:, None])
     assert inputs.sample[:, 0].tolist() == list(range(0, 10 * SAMPLE_TOKENS, 10))
+
+
+def test_layers_run_where_they_are_asked_to(tmp_path):
+    """With "meta" as the default device, a tensor that is made without saying where would hold no numbers."""
+    model = random_model("llama", tmp_path)
+    config, read, _ = whole_reader(open_model(model.folder), "auto", None, {})
+    held = {tensor.name: read(tensor) for tensor in whole_tensors(config.replace(dtype="float32"))}
+    expected = list(calibrated_layers(config, read, TOKENS, with_gram=True, with_head=True))
+    with torch.device("meta"):
+        found = list(
+            calibrated_layers(
+                config, lambda tensor: held[tensor.name], TOKENS, with_gram=True, with_head=True, device="cpu"
+            )
+        )
+    for one, other in zip(expected, found, strict=True):
+        assert (one.key_largest, one.value_largest) == (other.key_largest, other.value_largest)
+        for name, inputs in one.inputs.items():
+            assert torch.equal(inputs.sample, other.inputs[name].sample)
+            assert torch.equal(inputs.gram, other.inputs[name].gram)

@@ -131,7 +131,7 @@ def quantize_model(
         phase("calibrate and quantize", progress, total=plain.num_hidden_layers, unit="layer") as current,
     ):
         for layer in layers:
-            made = _Layer(layer, config, act_order, by_modelopt, torch.device(device))
+            made = _Layer(layer, config, act_order, by_modelopt)
             made.quantize()
             errors += made.errors
             held = by_layer[layer.number] if layer.number is not None else []
@@ -167,7 +167,6 @@ class _Layer:
     config: ModelConfig
     act_order: bool
     by_modelopt: set[QuantAlgo | None]
-    device: torch.device
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     errors: list[LayerError] = field(default_factory=list)
 
@@ -182,7 +181,7 @@ class _Layer:
             algo = quant.quant_algo
             if algo is None:
                 continue
-            weight = self.layer.weights[f"{module}.weight"].to(self.device)
+            weight = self.layer.weights[f"{module}.weight"]
             factors = folded.get(module)
             smoother = None
             if algo.is_smoothquant and module.endswith(SMOOTHED_HERE):
@@ -212,13 +211,13 @@ class _Layer:
             if not kinds or not all(kind.quant_algo is not None and kind.quant_algo.is_smoothquant for kind in kinds):
                 continue
             quant = kinds[0]
-            weights = [self.layer.weights[f"{module}.weight"].to(self.device) for module in modules]
+            weights = [self.layer.weights[f"{module}.weight"] for module in modules]
             factors = smoothing_factors(self.layer.inputs[modules[0]], weights, quant.smoothquant_val)
             prefix = f"transformer.layers.{self.layer.number}.{norm}"
             for kind in ("weight", "bias"):
                 name = f"{prefix}.{kind}"
                 if name in self.tensors:
-                    folded = self.layer.weights[name].to(self.device) / factors
+                    folded = self.layer.weights[name] / factors
                     self.tensors[name] = folded.to(self.tensors[name].dtype)
             found.update(dict.fromkeys(modules, factors))
         return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,8 @@ from ..specs import Mapping, ModelConfig, QuantConfig
 ReadWhole = Callable[[WholeTensor], torch.Tensor]
 BATCH_TOKENS = 2048
 """Tokens run at a time: enough for full matrix products, few enough for the attention scores to stay small."""
-_LINEARS = ("attention.qkv", "attention.dense", "mlp.fc", "mlp.gate", "mlp.proj")
+_READERS = 4
+"""Threads that read the next layer while a GPU is busy with one; a layer's bytes are in three or four matrices."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class CalibratedLayer:
     number
         In the whole model; None for the head.
     weights
-        Name in the checkpoint → float32 tensor, as the source has it.
+        Name in the checkpoint → float32 tensor, as the source has it, where the layers run.
     inputs
         Module name → statistics; `mlp.fc` and `mlp.gate` share theirs.
     key_largest, value_largest
@@ -67,7 +69,7 @@ def calibrated_layers(
     with_head
         Yield `lm_head` at the end, with number None.
     device
-        Where the layers run and statistics are gathered.
+        Where the layers run, the hidden states of all tokens lie and statistics are gathered.
     """
     plain = config.replace(quantization=QuantConfig(), mapping=Mapping(), dtype="float32")
     tensors = {tensor.name: tensor for tensor in whole_tensors(plain)}
@@ -77,13 +79,14 @@ def calibrated_layers(
     assign_tensors(decoder, {name: table.to(device) for name, table in decoder_tables(decoder).items()})
     rows = max(1, BATCH_TOKENS // length)
     with torch.inference_mode():
-        hidden = _embedded(plain, tensors, read, token_ids)
-        for number in range(plain.num_hidden_layers):
-            prefix = f"transformer.layers.{number}."
-            weights = {name: read(tensor).float() for name, tensor in tensors.items() if name.startswith(prefix)}
-            assign_tensors(
-                decoder, {name.replace(f".{number}.", ".0.", 1): w.to(device) for name, w in weights.items()}
-            )
+        hidden = _embedded(plain, tensors, read, token_ids).to(device)
+        prefixes = [f"transformer.layers.{number}." for number in range(plain.num_hidden_layers)]
+        held = [[tensor for name, tensor in tensors.items() if name.startswith(prefix)] for prefix in prefixes]
+        ahead = torch.device(device).type != "cpu"
+        for number, given in enumerate(layers_read(held, read, ahead=ahead)):
+            prefix = prefixes[number]
+            weights = {name: tensor.to(device).float() for name, tensor in given.items()}
+            assign_tensors(decoder, {name.replace(f".{number}.", ".0.", 1): w for name, w in weights.items()})
             inputs = _collectors(plain, prefix, size * length, with_gram, device)
             layer = decoder.transformer.layers[0]
             hooks = [
@@ -101,6 +104,29 @@ def calibrated_layers(
             yield CalibratedLayer(number, weights, inputs, *largest)
         if with_head:
             yield _head(plain, tensors, read, hidden, with_gram, device)
+
+
+def layers_read(
+    layers: Sequence[Sequence[WholeTensor]], read: ReadWhole, *, ahead: bool
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the tensors of each layer by name; with `ahead`, threads read the next layer meanwhile.
+
+    A CPU that runs the layers has no core to spare, and its memory holds one layer and not two.
+    """
+    if not ahead:
+        for layer in layers:
+            yield {tensor.name: read(tensor) for tensor in layer}
+        return
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="calibration") as pool:
+
+        def begun(number: int) -> dict[str, Future[torch.Tensor]]:
+            return {tensor.name: pool.submit(read, tensor) for tensor in layers[number]} if number < len(layers) else {}
+
+        coming = begun(0)
+        for number in range(len(layers)):
+            ready = {name: future.result() for name, future in coming.items()}
+            coming = begun(number + 1)
+            yield ready
 
 
 def decoder_tables(decoder: Decoder) -> dict[str, torch.Tensor]:
@@ -146,7 +172,7 @@ def _run_layer(decoder: Decoder, hidden: torch.Tensor, rows: int, device: torch.
     config, length = decoder.config, hidden.shape[1]
     key_largest = value_largest = 0.0
     for start in range(0, len(hidden), rows):
-        x = hidden[start : start + rows].to(device)
+        x = hidden[start : start + rows]
         shape = (len(x), config.kv_heads, length, config.head_width)
         caches = [torch.zeros(shape, device=device), torch.zeros(shape, device=device)]
         x, (key, value) = decoder(x, torch.zeros(len(x), dtype=torch.int64, device=device), None, caches)
@@ -173,6 +199,6 @@ def _head(
     num_tokens = hidden.shape[0] * hidden.shape[1]
     inputs = LayerInputs(config.hidden_size, "lm_head", num_tokens=num_tokens, with_gram=with_gram, device=device)
     for row in hidden:
-        inputs.add(norm(row.to(device)))
+        inputs.add(norm(row))
     source = tensors.get("lm_head.weight", tensors["transformer.vocab_embedding.weight"])
-    return CalibratedLayer(None, {"lm_head.weight": read(source).float()}, {"lm_head": inputs})
+    return CalibratedLayer(None, {"lm_head.weight": read(source).float().to(device)}, {"lm_head": inputs})

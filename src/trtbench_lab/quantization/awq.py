@@ -24,8 +24,10 @@ EXPONENTS = tuple(step / 20 for step in range(20))
 SHRINKS = tuple(1 - step / 20 for step in range(11))
 """From the whole range down to half of it."""
 CLIP_TOKENS = 256
-_BLOCK_ELEMENTS = 1 << 18
+_BLOCK_ELEMENTS = {"cpu": 1 << 18}
 """Weights tried at a time: 1 MB in float32, and rounding them twenty times over stays in a core's cache."""
+_LARGE_BLOCK = 1 << 26
+"""Elsewhere, where starting a kernel takes as long as rounding a million weights does: 256 MB."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _search_errors(
     """Return the squared error of outputs on `sample` (n, in) with each row of factors of `grid` (candidates, in)."""
     out_features, in_features = weight.shape
     errors = torch.zeros(len(grid), dtype=torch.float64, device=weight.device)
-    rows = max(1, _BLOCK_ELEMENTS // in_features)
+    rows = max(1, _BLOCK_ELEMENTS.get(weight.device.type, _LARGE_BLOCK) // in_features)
     for start in range(0, out_features, rows):
         block = weight[start : start + rows]
         for candidate, factors in enumerate(grid):
@@ -117,7 +119,7 @@ def clipped(weight: torch.Tensor, sample: torch.Tensor, scheme: WeightOnlyScheme
     # The squared error of a group's part of the output is d G dᵀ with G = xᵀ x of the group: no sample in the loop.
     grams = torch.einsum("ngi,ngj->gij", parts, parts)  # (groups, group, group)
     found = torch.empty_like(weight)
-    rows = max(1, _BLOCK_ELEMENTS // in_features)
+    rows = max(1, _BLOCK_ELEMENTS.get(weight.device.type, _LARGE_BLOCK) // in_features)
     for start in range(0, out_features, rows):
         block = weight[start : start + rows].view(-1, in_features // group, group).transpose(0, 1).contiguous()
         limits = block.abs().amax(-1, keepdim=True)  # (groups, rows, 1)

@@ -53,7 +53,7 @@ def quantized_layer(
     algo = quant.quant_algo
     assert algo is not None  # noqa: S101
     if algo.is_smoothquant:
-        factors = torch.ones(weight.shape[1]) if factors is None else factors
+        factors = torch.ones(weight.shape[1], device=weight.device) if factors is None else factors
         found = integer_weight(weight.float() * factors, per_channel=algo.has_channel_scales)
         tensors = {"weight": found.integers, "per_channel_scale": found.steps}
         if not algo.has_token_scales:
