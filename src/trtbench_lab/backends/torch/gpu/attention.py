@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ....plugins.gpt_attention.reference import store_as
 from ....specs import ModelConfig
 from .ops import kernels, kernels_run_on, launch, launch_options, power_of_two
 
@@ -368,18 +369,9 @@ def rotate_and_write(
     at = positions[live].long()
     block = tables[token_rows[live].long(), at // cache.shape[3]].long()
     key, value = view[live, heads.num_heads :].split(heads.num_kv_heads, 1)
-    cache[block, 0, :, at % cache.shape[3]] = to_cache(key, cache.dtype, kv_scale)
-    cache[block, 1, :, at % cache.shape[3]] = to_cache(value, cache.dtype, kv_scale)
-
-
-def to_cache(x: torch.Tensor, dtype: torch.dtype, scale: float) -> torch.Tensor:
-    """Return what a cache of type `dtype` keeps of x."""
-    if dtype == torch.int8:
-        scaled = x.float() / scale
-        return torch.trunc(scaled + torch.copysign(torch.full_like(scaled, 0.5), scaled)).clamp(-128, 127).to(dtype)
-    if dtype == torch.float8_e4m3fn:
-        return (x.float() / scale).clamp(-448, 448).to(dtype)
-    return x.to(dtype)
+    scale = torch.tensor(kv_scale, device=cache.device)
+    cache[block, 0, :, at % cache.shape[3]] = store_as(key.float(), scale, cache.dtype)
+    cache[block, 1, :, at % cache.shape[3]] = store_as(value.float(), scale, cache.dtype)
 
 
 def attend_by_definition(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .....plugins.gpt_attention.kernels.common import FP8, INT8, store_as
+
 
 @triton.jit
 def _rotated(base, d, cos_ptr, sin_ptr, position, R: tl.constexpr, D: tl.constexpr, INTERLEAVED: tl.constexpr,
@@ -36,13 +38,11 @@ def _rotated(base, d, cos_ptr, sin_ptr, position, R: tl.constexpr, D: tl.constex
 
 @triton.jit
 def _stored(x, scale, dtype: tl.constexpr, KV_QUANT: tl.constexpr):
-    """What the cache keeps of float32 x."""
+    """What the cache keeps of float32 x: by the attention plugin's own rule, so that both write the same bits."""
     if KV_QUANT == 1:
-        scaled = x / scale
-        rounded = tl.where(scaled >= 0, tl.floor(scaled + 0.5), tl.ceil(scaled - 0.5))
-        return tl.minimum(tl.maximum(rounded, -128.0), 127.0).to(tl.int8)
+        return store_as(x, scale, INT8, dtype)
     elif KV_QUANT == 3:
-        return tl.minimum(tl.maximum(x / scale, -448.0), 448.0).to(dtype)
+        return store_as(x, scale, FP8, dtype)
     else:
         return x.to(dtype)
 
