@@ -9,12 +9,14 @@ import torch
 import transformers
 from tests.backends.models import RandomModel, checkpoint_of, random_model
 
+from trtbench_lab.calibration import quantize_model
 from trtbench_lab.checkpoint import expected_tensors, open_checkpoint
 from trtbench_lab.checkpoint.layout import rank_slice, whole_tensors
 from trtbench_lab.errors import QuantizationError, StorageError
 from trtbench_lab.intake.huggingface import open_hf_folder
 from trtbench_lab.progress import ProgressEvent
 from trtbench_lab.quantization import dequantize, quantize, quantize_checkpoint
+from trtbench_lab.quantization.joining import whole_from_ranks
 from trtbench_lab.quantization.weight_only import WeightOnlyScheme
 from trtbench_lab.specs import Mapping, QuantConfig
 
@@ -46,6 +48,24 @@ def test_layers_are_quantized_and_everything_else_kept(gpt2, tmp_path):
         plain.pop(f"{module}.weight")
     assert made.keys() == plain.keys()
     assert all(torch.equal(made[name], plain[name]) for name in plain)
+
+
+def test_a_recipe_of_weights_alone_needs_no_text(gpt2, tmp_path):
+    """Each layer of it is what the recipe's own quantization makes of the whole model."""
+    head, last = "lm_head", "transformer.layers.2.mlp.proj"
+    recipe = {"transformer.layers.0.mlp.fc": W8, last: W4_GROUPS, head: W8}
+    mixed = QuantConfig(quant_algo="MIXED_PRECISION", quantized_layers=recipe)
+    report = quantize_model(gpt2.folder, tmp_path / "mixed", mixed, mapping=Mapping(tp_size=2))
+    assert [layer.module for layer in report.layers] == list(recipe)
+    quantize_checkpoint(gpt2.folder, tmp_path / "w8", W8.replace(exclude_modules=()))
+    quantize_checkpoint(gpt2.folder, tmp_path / "w4", W4_GROUPS)
+    checkpoint_of(gpt2, tmp_path / "plain")
+    made = open_checkpoint(tmp_path / "mixed")
+    sources = {module: tensors_of(tmp_path / ("w8" if quant is W8 else "w4")) for module, quant in recipe.items()}
+    plain = tensors_of(tmp_path / "plain")
+    for tensor in whole_tensors(made.config):
+        expected = sources.get(tensor.name.rpartition(".")[0], plain)[tensor.name]
+        assert torch.equal(whole_from_ranks(made, tensor)[: len(expected)], expected), tensor.name
 
 
 def test_an_explicit_empty_list_quantizes_the_tied_head_and_keeps_the_embedding(gpt2, tmp_path):

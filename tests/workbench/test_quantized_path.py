@@ -78,6 +78,11 @@ def test_the_mix_is_one_of_several_formats(checkpoints: Checkpoints):
     layers = json.loads((checkpoints["mixed"] / "config.json").read_text())["quantization"]["quantized_layers"]
     algorithms = {layer["quant_algo"] for layer in layers.values()}
     assert algorithms == {"W4A16_AWQ", "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"}
+    # The folder itself says why each layer got what it got.
+    report = json.loads((checkpoints["mixed"] / "search_report.json").read_text())
+    chosen = {name: row["chosen"] for row in report["layers"] for name in row["module"].split(" + ")}
+    assert {name for name, what in chosen.items() if what != "as it is"} == set(layers)
+    assert all(row["why"] for row in report["layers"])
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,8 @@ def test_calibrated_checkpoints_say_what_they_were_calibrated_on(home: Path, opt
     again = workbench.quantize(QuantizeSpec(source="demo:gpt2", calibration=asked, **options))
     assert again.output_dir == step.output_dir
     assert "cache" in again.notes[0]
+    # What was lost is told once more, from the checkpoint's own folder.
+    assert (again.layers, again.calibration) == (step.layers, step.calibration)
 
 
 def test_little_calibration_text_is_said_and_none_is_refused(home: Path, tmp_path: Path):
@@ -281,6 +283,10 @@ def test_little_calibration_text_is_said_and_none_is_refused(home: Path, tmp_pat
     asked = CalibrationConfig(calib_dataset=str(text), calib_size=64, calib_max_seq_length=32, calib_device="cpu")
     step = workbench.quantize(QuantizeSpec(source="demo:gpt2", qformat="fp8", calibration=asked))
     assert any("64 were asked for" in note for note in step.notes)
+    text.write_text(text.read_text().replace("2 May", "3 June"))
+    other = workbench.quantize(QuantizeSpec(source="demo:gpt2", qformat="fp8", calibration=asked))
+    assert other.output_dir != step.output_dir  # other words in the same place are another calibration
+    assert other.calibration["digest"] != step.calibration["digest"]
     with pytest.raises(EvaluationError, match="no such file"):
         workbench.quantize(
             QuantizeSpec(source="demo:gpt2", qformat="fp8", calibration=CalibrationConfig(calib_dataset="nowhere"))

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import quantize_model
+    from .device import calibration_device
     from .tokens import CalibrationTokens, calibration_tokens
 
 # Name → module: looked up when first used, because all of them load torch.
-_PUBLIC = {"CalibrationTokens": "tokens", "calibration_tokens": "tokens", "quantize_model": "checkpoint"}
-__all__ = ["CalibrationTokens", "calibration_tokens", "quantize_model"]
+_PUBLIC = {
+    "CalibrationTokens": "tokens", "calibration_device": "device", "calibration_tokens": "tokens",
+    "quantize_model": "checkpoint",
+}  # fmt: skip
+__all__ = ["CalibrationTokens", "calibration_device", "calibration_tokens", "quantize_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,8 @@ def quantize_model(
         )  # fmt: skip
     if quantizer == "modelopt" and quant_config.quantized_layers is None:
         quantizer_for(quantizer, quant_config.quant_algo)  # refused before anything is read
-    if not needs_calibration(quant_config) and quant_config.quantized_layers is None:
+    # A mixed recipe that looks at weights alone still gets errors of outputs where there is text.
+    if not needs_calibration(quant_config) and (tokens is None or quant_config.quantized_layers is None):
         return quantize_checkpoint(
             source, output_dir, quant_config,
             dtype=dtype, mapping=mapping, overwrite=overwrite, progress=progress, **options,
@@ -146,17 +147,19 @@ def quantize_model(
             _write_all(writer, held, made.tensors)
         for tensor in outside.values():
             write_whole(writer, tensor, read(tensor))
-    return QuantizeReport(
-        directory=str(output_dir),
-        source=where,
-        algo=str(algo or "none"),
-        group_size=quant_config.group_size,
-        layers=tuple(errors),
-        seconds=time.perf_counter() - started,
-        calibration=tokens.to_dict(),
-        kv_cache=steps,
-        quantizer=f"modelopt {modelopt_version()}" if by_modelopt else "ours",
-    )
+        report = QuantizeReport(
+            directory=str(output_dir),
+            source=where,
+            algo=str(algo or "none"),
+            group_size=quant_config.group_size,
+            layers=tuple(errors),
+            seconds=0.0,
+            calibration=tokens.to_dict(),
+            kv_cache=steps,
+            quantizer=f"modelopt {modelopt_version()}" if by_modelopt else "ours",
+        )
+        report.write(writer.directory)
+    return replace(report, seconds=time.perf_counter() - started)
 
 
 @dataclass

@@ -199,7 +199,7 @@ class CausalLM:
         calib_size: int | None = None,
         calib_max_seq_length: int | None = None,
         calib_seed: int | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         overwrite: bool = False,
         **options: Any,
     ) -> QuantizeReport:
@@ -220,7 +220,7 @@ class CausalLM:
         calib_size, calib_max_seq_length, calib_seed
             Rows and their tokens, and the seed of their choice; None takes the defaults of `CalibrationConfig`.
         device
-            Where calibration runs.
+            Where calibration runs; ``"auto"`` takes the GPU if there is one.
         overwrite
             Replace an existing folder as a whole.
         **options
@@ -234,7 +234,7 @@ class CausalLM:
         QuantizationError
             Without a quantization, or when a layer cannot be quantized so.
         """
-        from ..calibration import quantize_model
+        from ..calibration import calibration_device, quantize_model
         from ..intake.huggingface import open_hf_folder
         from ..quantization.reference import needs_calibration
 
@@ -260,7 +260,7 @@ class CausalLM:
             tokens = tokens_for(source, calib_texts, chosen)
         return quantize_model(
             source, output_dir, quant_config, tokens,
-            dtype=dtype, mapping=mapping, device=device, overwrite=overwrite, **options,
+            dtype=dtype, mapping=mapping, device=calibration_device(device), overwrite=overwrite, **options,
         )  # fmt: skip
 
     @classmethod

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..checkpoint.conversion import config_from_source, rank_tensor
-from ..checkpoint.layout import WholeTensor, rank_name, rank_slice, rank_tensors, whole_tensors
+from ..checkpoint.layout import WholeTensor, linear_layers, rank_name, rank_slice, rank_tensors, whole_tensors
 from ..checkpoint.matching import match_source
 from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..checkpoint.source import TensorSource
@@ -54,8 +55,9 @@ def quantize_checkpoint(
     output_dir
         The new folder.
     quant_config
-        W8A16 or W4A16, a scale a channel (group_size None) or a group. `lm_head` stays as it is unless
-        ``exclude_modules=[]``; a tied head then gets a quantized weight of its own, while the embedding keeps its type.
+        W8A16 or W4A16, a scale a channel (group_size None) or a group, or a recipe of such layers. `lm_head` stays as
+        it is unless ``exclude_modules=[]``; a tied head then gets a quantized weight of its own, while the embedding
+        keeps its type.
     dtype
         Type of everything that is not quantized, the scales included; ``"auto"`` is the source's.
     mapping
@@ -75,8 +77,8 @@ def quantize_checkpoint(
         As conversion.
     """
     started = time.perf_counter()
-    scheme = scheme_from_config(quant_config)
-    if scheme is None:
+    mixed = quant_config.quantized_layers is not None
+    if not mixed and scheme_from_config(quant_config) is None:
         raise QuantizationError(
             "No quantization was asked for.",
             where="quant_config.quant_algo",
@@ -85,7 +87,9 @@ def quantize_checkpoint(
     opened = open_model(source)
     plain, read, where = whole_reader(opened, dtype, mapping, options)
     config = quantized_config(plain, quant_config)
+    schemes = {name: scheme_from_config(config.quantization.of_module(name)) for name, *_ in linear_layers(config)}
     tensors = whole_tensors(config)
+    plain_tensors = {tensor.name: tensor for tensor in whole_tensors(config.replace(quantization=QuantConfig()))}
     errors: list[LayerError] = []
     with (
         checkpoint_writer(output_dir, config, source=where, overwrite=overwrite) as writer,
@@ -93,26 +97,28 @@ def quantize_checkpoint(
     ):
         scale = torch.empty(0)
         for tensor in tensors:
-            module = tensor.name.rpartition(".")[0]
-            if tensor.dtype == "int8":
-                content, scale, error = _quantize_whole(
-                    read(_plain_weight(tensor, config)), scheme, module, config.dtype
-                )
+            module, _, leaf = tensor.name.rpartition(".")
+            scheme = schemes.get(module)
+            if scheme is not None and leaf == "weight":
+                weight = read(plain_tensors[tensor.name])
+                content, scale, error = _quantize_whole(weight, scheme, module, config.dtype)
                 errors.append(error)
-            elif tensor.name.endswith(scheme.scale_name):
+            elif scheme is not None and leaf == scheme.scale_name:
                 content = scale
             else:
                 content = read(tensor)
             write_whole(writer, tensor, content)
             current.advance(1, tensor.name)
-    return QuantizeReport(
-        directory=str(output_dir),
-        source=where,
-        algo=str(quant_config.quant_algo),
-        group_size=quant_config.group_size,
-        layers=tuple(errors),
-        seconds=time.perf_counter() - started,
-    )
+        report = QuantizeReport(
+            directory=str(output_dir),
+            source=where,
+            algo=str(quant_config.quant_algo),
+            group_size=quant_config.group_size,
+            layers=tuple(errors),
+            seconds=0.0,
+        )
+        report.write(writer.directory)
+    return replace(report, seconds=time.perf_counter() - started)
 
 
 def open_model(source: Path | str | TensorSource | Checkpoint) -> TensorSource | Checkpoint:
@@ -159,12 +165,6 @@ def quantized_config(plain: ModelConfig, quant_config: QuantConfig) -> ModelConf
     if config.share_embedding_table and not quant_config.excludes("lm_head"):
         config = config.replace(share_embedding_table=False)
     return config
-
-
-def _plain_weight(tensor: WholeTensor, config: ModelConfig) -> WholeTensor:
-    """Return the unquantized tensor that a quantized one is made from."""
-    plain = config.replace(quantization=QuantConfig())
-    return next(other for other in whole_tensors(plain) if other.name == tensor.name)
 
 
 def _quantize_whole(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,12 @@ def quantize_with_scales(
                 content = read(tensor)
             write_whole(writer, tensor, content)
             current.advance(1, tensor.name)
-    return QuantizeReport(
-        directory=str(output_dir), source=where, algo=str(quant_config.quant_algo), group_size=None,
-        layers=tuple(errors), seconds=time.perf_counter() - started, kv_cache=caches, quantizer=str(found.path),
-    )  # fmt: skip
+        report = QuantizeReport(
+            directory=str(output_dir), source=where, algo=str(quant_config.quant_algo), group_size=None,
+            layers=tuple(errors), seconds=0.0, kv_cache=caches, quantizer=str(found.path),
+        )  # fmt: skip
+        report.write(writer.directory)
+    return replace(report, seconds=time.perf_counter() - started)
 
 
 def _error(module: str, weight: torch.Tensor, rounded: torch.Tensor, step: float) -> LayerError:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+from ..errors import CheckpointError
+from ..storage import write_json
+
+REPORT = "quantize_report.json"
+"""Beside a quantized checkpoint's config.json: what it was calibrated on and what each layer lost."""
+_OF_THE_RUN = ("directory", "source", "seconds")
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,11 @@ class QuantizeReport:
         """Return JSON-ready values."""
         return {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
 
+    def write(self, directory: Path) -> None:
+        """Write `REPORT` into a checkpoint's folder: what follows from the inputs alone, not the time that it took."""
+        kept = {name: value for name, value in self.to_dict().items() if name not in _OF_THE_RUN}
+        write_json(directory / REPORT, kept)
+
     def __repr__(self) -> str:
         groups = "a scale a channel" if self.group_size is None else f"groups of {self.group_size}"
         lines = [
@@ -108,3 +122,22 @@ class QuantizeReport:
             f"{layer.module:44} {layer.relative_rms_error:10.4f} {layer.max_abs_error:10.4g}" for layer in self.worst()
         ]
         return "\n".join(lines)
+
+
+def read_report(directory: Path) -> Mapping[str, Any]:
+    """Return what `QuantizeReport.write` left in a checkpoint's folder; empty where there is none.
+
+    Raises
+    ------
+    CheckpointError
+        When the file is damaged.
+    """
+    from ..checkpoint.manifest import read_json
+
+    path = directory / REPORT
+    if not path.exists():
+        return {}
+    found = read_json(path)
+    if not isinstance(found.get("layers"), list) or not isinstance(found.get("calibration"), dict | None):
+        raise CheckpointError("The report is damaged.", where=str(path), remedy="Delete it, or quantize again.")
+    return found

@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..calibration import CalibrationTokens, quantize_model
+from ..calibration import CalibrationTokens, calibration_device, quantize_model
 from ..checkpoint import config_from_source, open_checkpoint, shard_plan
 from ..checkpoint import convert as convert_source
+from ..checkpoint.manifest import read_json
 from ..errors import SpecError, did_you_mean
 from ..families.registry import all_families, family_for_hf
 from ..intake.huggingface import HFSource, open_hf_folder
@@ -23,9 +24,11 @@ from ..progress import ProgressSink, phase
 from ..quantization.modelopt import modelopt_version, quantizer_for
 from ..quantization.reference import needs_calibration
 from ..quantization.repacking import plan_repack, repack
+from ..quantization.report import read_report
 from ..results.steps import ConvertStep, DownloadStep, QuantizeStep
 from ..specs import ModelConfig, find_conflicts, raise_conflicts
 from ..specs.requests import ConvertSpec, DownloadSpec, QuantizeSpec
+from ..storage import digest_of_file, digest_of_json, write_json
 from .keeping import keep
 from .labels import label_of, quantization_label
 from .places import model_dir_from, output_dir_for
@@ -41,6 +44,8 @@ _MODEL_OPTIONS = (
     "rotary_base",
     "rotary_scaling",
 )
+SEARCH_REPORT = "search_report.json"
+"""Beside a checkpoint whose formats were searched: why each layer got what it got."""
 # What a request says about its output's place and speed, which the content of a checkpoint does not depend on.
 _NOT_CONTENT = (
     "source", "output_dir", "name", "overwrite", "workers", "dry_run", "trust_remote_code", "report", "quality",
@@ -107,6 +112,8 @@ def quantize(spec: QuantizeSpec, *, progress: ProgressSink | None = None) -> Con
     _check_layout(config, spec)
     step = _written(QuantizeStep, "quantize", spec, source, config, progress)
     assert isinstance(step, QuantizeStep)  # noqa: S101
+    if search:
+        write_json(Path(step.output_dir) / SEARCH_REPORT, search)
     step = step.replace(search=search)
     if spec.report or spec.quality.is_asked:
         step = step.replace(quality=_report(spec, source, step, progress))
@@ -121,7 +128,8 @@ def _searched(
 
     cached = _target("quantize", spec, source)
     if spec.output_dir is None and cached.is_dir():
-        return open_checkpoint(cached).config, {}
+        kept = cached / SEARCH_REPORT
+        return open_checkpoint(cached).config, read_json(kept) if kept.exists() else {}
     tokens = _tokens(spec, source, progress)
     assert tokens is not None  # noqa: S101 - a search always calibrates
     mix, report = search_mix(
@@ -136,7 +144,7 @@ def _searched(
         exclude=spec.quant_config,
         dtype=spec.dtype,
         mapping=config.mapping,
-        device=_device(spec.calibration.calib_device),
+        device=calibration_device(spec.calibration.calib_device),
         progress=progress,
     )
     cache = config.quantization.kv_cache_quant_algo
@@ -240,6 +248,8 @@ def _written(
     if spec.output_dir is None and target.is_dir():
         notes.append("Taken from the cache: the same model was written with the same options before.")
         open_checkpoint(target, verify=True)
+        kept = read_report(target)
+        layers, calibration = kept.get("layers", []), kept.get("calibration") or {}
     elif isinstance(source, QuantizedSource):
         repacked = repack(
             source, target, dtype=spec.dtype, mapping=spec.mapping, overwrite=spec.overwrite, progress=progress,
@@ -258,7 +268,7 @@ def _written(
             act_order=getattr(spec, "act_order", False),
             quantizer=_quantizer(spec),
             overwrite=spec.overwrite,
-            device=_device(spec.calibration.calib_device),
+            device=calibration_device(spec.calibration.calib_device),
             progress=progress,
             **_model_options(spec),
         )
@@ -304,6 +314,9 @@ def _target(verb: str, spec: ConvertSpec | QuantizeSpec, source: HFSource | Quan
     if "quantizer" in request:  # what "auto" means, and which version: scales depend on both
         who = quantizer_for(_quantizer(spec), spec.quant_config.quant_algo)
         request["quantizer"] = who if who == "ours" else f"{who} {modelopt_version()}"
+    asked = request.get("calibration")
+    if asked and asked["calib_dataset"] != "demo" and _looks_at_text(spec):  # likewise
+        request["calibration"] = {**asked, "calib_dataset": _content_of(Path(asked["calib_dataset"]).expanduser())}
     if request.get("fp8_scales"):  # the file's content, not its place
         scales = open_fp8_scales(request["fp8_scales"]).path
         request["fp8_scales"] = hashlib.sha256(scales.read_bytes()).hexdigest()
@@ -314,8 +327,7 @@ def _tokens(
     spec: ConvertSpec | QuantizeSpec, source: HFSource, progress: ProgressSink | None
 ) -> CalibrationTokens | None:
     """Return the calibration tokens of a request, or None where the quantization looks at weights alone."""
-    given = getattr(spec, "fp8_scales", None) is not None
-    if given or (not needs_calibration(spec.quant_config) and not getattr(spec, "search", False)):
+    if not _looks_at_text(spec):
         return None
     from ..calibration.text import tokens_for
     from ..evaluation.articles import load_texts
@@ -326,14 +338,20 @@ def _tokens(
         return tokens_for(source, texts, asked, trust_remote_code=spec.trust_remote_code)
 
 
+def _looks_at_text(spec: ConvertSpec | QuantizeSpec) -> bool:
+    if getattr(spec, "fp8_scales", None) is not None:
+        return False
+    return needs_calibration(spec.quant_config) or getattr(spec, "search", False)
+
+
+def _content_of(place: Path) -> str:
+    """Return a digest of a file, or of all files of a folder; the name of one that is not there."""
+    if place.is_dir():
+        files = sorted(file for file in place.rglob("*") if file.is_file())
+        return digest_of_json({str(file.relative_to(place)): digest_of_file(file) for file in files})
+    return digest_of_file(place) if place.is_file() else str(place)
+
+
 def _quantizer(spec: ConvertSpec | QuantizeSpec) -> str:
     """Return who quantizes; a search measures what this project's own rounding loses, so its mix is made by that."""
     return "ours" if getattr(spec, "search", False) else getattr(spec, "quantizer", "ours")
-
-
-def _device(asked: str) -> str:
-    import torch
-
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise SpecError("No CUDA device is visible.", where="calib_device", remedy="Use auto or cpu.")
-    return "cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu"
