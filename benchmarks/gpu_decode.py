@@ -3,6 +3,9 @@
 ``python benchmarks/gpu_decode.py --row gpt2-medium-b1`` (one of `ROWS`, or ``all``). The floor of a decode step is the
 bytes it must read (weights and visible keys and values) over the copy rate measured in the same run; the floor of a
 prompt is its arithmetic over the measured rate of a large matrix product.
+
+``--hf_only --hf_compile --row llama3-8b-b16,llama3-8b-b64`` measures Hugging Face alone, eager and with static cache
+and compilation (about a minute a row to compile), and says what it took to compile.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any
 
 import torch
 
-from gpu_models import hf_model, random_lowered
+from gpu_models import SHAPES, hf_model, random_lowered
 from trtbench_lab.backends.torch.gpu.lowered import LoweredModel
 from trtbench_lab.backends.torch.gpu.memory_plan import CachePlan
 from trtbench_lab.backends.torch.gpu.session import FusedSession
@@ -54,9 +57,7 @@ ROWS = {
     ),
     "llama3-8b-fp8-b1": Row("llama3-8b", 1, 512, 128, "ITL <= 2.5 ms", QuantConfig(quant_algo="FP8", **WHOLE)),
     "llama3-8b-fp8-b64": Row("llama3-8b", 64, 512, 128, "TTFT <= BF16's / 1.5", QuantConfig(quant_algo="FP8")),
-    "llama3-8b-sq-b64": Row(
-        "llama3-8b", 64, 512, 128, "TTFT <= BF16's / 1.5", QuantConfig(quant_algo=SMOOTHQUANT)
-    ),
+    "llama3-8b-sq-b64": Row("llama3-8b", 64, 512, 128, "TTFT <= BF16's / 1.5", QuantConfig(quant_algo=SMOOTHQUANT)),
 }
 
 
@@ -115,13 +116,19 @@ def generate(session: FusedSession, prompts: list[list[int]], new: int, ahead: i
     return (marks[0] - began) * 1e3, gaps
 
 
+def prompts_of(row: Row) -> list[list[int]]:
+    """Return a row's prompts: random ids."""
+    generator = torch.Generator().manual_seed(0)
+    vocab_size = SHAPES[row.shape]["vocab_size"]
+    return torch.randint(0, vocab_size, (row.batch, row.prompt), generator=generator).tolist()
+
+
 def run_row(name: str, row: Row, *, hf: bool, hf_compile: bool, level: int, verbose: bool, bandwidth: float) -> None:
     """Measure one row and print it."""
     print(f"== {name} (goal: {row.goal})")
     model = random_lowered(row.shape, quant=row.quant, positions=row.prompt + row.new)
     session = session_for(model, row, level, verbose)
-    generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(0, model.config.vocab_size, (row.batch, row.prompt), generator=generator).tolist()
+    prompts = prompts_of(row)
     generate(session, prompts, row.new)
     ttfts, itls = [], []
     for _ in range(5):
@@ -148,17 +155,27 @@ def run_row(name: str, row: Row, *, hf: bool, hf_compile: bool, level: int, verb
         print(f"prompt {row.batch} x {row.prompt} tokens, floor {arithmetic:.1f} ms at {rate / 1e12:,.0f} TFLOP/s "
               f"in 16 bits; {100 * arithmetic / ttft:.0f} % of it reached")  # fmt: skip
     session.close()
-    del session
+    del session, model
     torch.cuda.empty_cache()
     if hf and row.quant is None:
-        _run_hf(row, prompts, compiled=False, ours=(itl, ttft))
-        if hf_compile:
-            _run_hf(row, prompts, compiled=True, ours=(itl, ttft))
+        run_hf(row, hf_compile=hf_compile, ours=(itl, ttft))
 
 
-def _run_hf(row: Row, prompts: list[list[int]], *, compiled: bool, ours: tuple[float, float]) -> None:
+def run_hf(row: Row, *, hf_compile: bool, ours: tuple[float, float] | None = None) -> None:
+    """Measure Hugging Face on a row, eager and, where it is wanted, compiled; `ours` are ITL and TTFT to compare."""
+    _run_hf(row, compiled=False, ours=ours)
+    if hf_compile:
+        torch.cuda.empty_cache()
+        # Compiled graphs keep and overwrite tensors, which those of inference mode do not allow outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            _run_hf(row, compiled=True, ours=ours)
+        torch.compiler.reset()
+    torch.cuda.empty_cache()
+
+
+def _run_hf(row: Row, *, compiled: bool, ours: tuple[float, float] | None) -> None:
     model = hf_model(row.shape)
-    ids = torch.tensor(prompts, device="cuda")
+    ids = torch.tensor(prompts_of(row), device=model.device)
     options: dict[str, Any] = {"do_sample": False, "attention_mask": torch.ones_like(ids), "pad_token_id": 0}
     if compiled:
         options["cache_implementation"] = "static"
@@ -170,13 +187,17 @@ def _run_hf(row: Row, prompts: list[list[int]], *, compiled: bool, ours: tuple[f
         torch.cuda.synchronize()
         return (time.perf_counter() - began) * 1e3
 
+    cold = timed(row.new)
     timed(row.new)
     whole = statistics.median(timed(row.new) for _ in range(3))
     first = statistics.median(timed(1) for _ in range(3))
     itl = (whole - first) / (row.new - 1)
     kind = "static cache + compile" if compiled else "eager"
+    times = "" if ours is None else f"; {itl / ours[0]:.1f} x the engine's ITL, {first / ours[1]:.1f} x its TTFT"
     print(
-        f"Hugging Face {kind}: ITL {itl:.2f} ms ({itl / ours[0]:.1f} x), TTFT {first:.1f} ms ({first / ours[1]:.1f} x)"
+        f"Hugging Face {kind}: ITL {itl:.2f} ms, {row.batch * 1e3 / itl:,.0f} tokens/s, TTFT {first:.1f} ms; the first "
+        f"call took {(cold - whole) / 1e3:.0f} s longer{times}",
+        flush=True,
     )
 
 
@@ -216,6 +237,7 @@ def main() -> None:
     parser.add_argument("--row", default="all", help=f"all, summarise, or of {', '.join(ROWS)}; several with commas")
     parser.add_argument("--no_hf", action="store_true", help="leave Hugging Face out")
     parser.add_argument("--hf_compile", action="store_true", help="also Hugging Face with static cache and compile")
+    parser.add_argument("--hf_only", action="store_true", help="leave the engine out")
     parser.add_argument("--opt_level", type=int, default=5)
     parser.add_argument("--verbose", action="store_true", help="print every timing of the kernels")
     options = parser.parse_args()
@@ -225,6 +247,10 @@ def main() -> None:
     for name in names:
         if name == "summarise":
             run_summarise(level=options.opt_level)
+            continue
+        if options.hf_only:
+            print(f"== {name} ({ROWS[name]})", flush=True)
+            run_hf(ROWS[name], hf_compile=options.hf_compile)
             continue
         run_row(
             name,
