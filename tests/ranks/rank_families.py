@@ -41,9 +41,10 @@ def read_through_the_cache(folder: Path) -> dict[str, Any]:
 
 
 def main(folder: Path, names: list[str]) -> None:
-    found = {
-        name: read_through_the_cache(folder / name) if "cache" in name else found_in(folder / name) for name in names
-    }
+    found = {}
+    for name in names:
+        found[name] = read_through_the_cache(folder / name) if "cache" in name else found_in(folder / name)
+        print(f"{name}: rank {launched().rank} done", file=sys.stderr, flush=True)
     if launched().rank == 0:
         torch.save(found, folder / f"found-{launched().size}.pt")
 

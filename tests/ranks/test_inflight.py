@@ -23,7 +23,9 @@ CONFIG = BuildConfig(
     max_batch_size=4,
     max_input_len=48,
     max_seq_len=64,
-    plugin_config=PluginConfig(use_inflight_batching=True, gpt_attention_plugin="auto", tokens_per_block=8),
+    plugin_config=PluginConfig(
+        use_inflight_batching=True, gpt_attention_plugin="auto", use_custom_all_reduce=True, tokens_per_block=8
+    ),
 )
 LAYOUTS = {
     "one": Mapping(),

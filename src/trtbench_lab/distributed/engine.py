@@ -17,6 +17,7 @@ from .names import FOLDER, GPUS
 STACK_SIGNAL = signal.SIGUSR1
 """Makes a rank write where it stands, in the middle of a blocked MPI call too."""
 _LOCAL_RANK = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+_DRIVER, _DEVICES = Path("/proc/driver/nvidia"), Path("/dev")
 _RANK = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 
 
@@ -51,6 +52,8 @@ def pin_gpu() -> None:
         return
     gpus = [gpu for gpu in os.environ.get(GPUS, "").split(",") if gpu] or gpus_here()
     if gpus:
+        if "CUDA_VISIBLE_DEVICES" not in os.environ:
+            os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # numbers are nvidia-smi's, as they are shown
         first = local % len(gpus)
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first:] + gpus[:first])
         os.environ[OWN_GPU] = gpus[first]
@@ -61,7 +64,10 @@ def gpus_here() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
-    return [str(index) for index in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+    for found in (_DRIVER.glob("gpus/*"), _DEVICES.glob("nvidia[0-9]*")):  # containers may lack the first
+        if count := sum(1 for _ in found):
+            return [str(index) for index in range(count)]
+    return []
 
 
 def _number(names: tuple[str, ...]) -> int | None:
