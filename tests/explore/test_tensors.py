@@ -14,7 +14,7 @@ from trtbench_lab.cli import main
 from trtbench_lab.demo import demo_model_dir
 from trtbench_lab.engine import Engine
 from trtbench_lab.errors import EngineError, RequestError
-from trtbench_lab.explore import compare_explorations, explore
+from trtbench_lab.explore import compare_explorations, explore, profile
 from trtbench_lab.explore.recording.tensors import part_tensors
 from trtbench_lab.explore.recording.workload import Step, step_tensors
 from trtbench_lab.explore.tensors import differences, summaries
@@ -136,3 +136,17 @@ def test_from_the_shell_and_what_is_refused(engines, tmp_path, capsys):
         explore(engines["onnxruntime"] / "network.onnx", tensors=True)
     with pytest.raises(RequestError, match="at most 2 rows"):
         explore(engines["torch"], tensors=True, batch_size=3)
+
+
+def test_times_and_tensors_come_from_one_load(engines, monkeypatch):
+    loads, executor = [], Engine.executor
+
+    def counted(engine: Engine, *arguments: Any, **keywords: Any) -> Any:
+        loads.append(engine.name)
+        return executor(engine, *arguments, **keywords)
+
+    monkeypatch.setattr(Engine, "executor", counted)
+    both = profile(engines["torch"], tensors=True, input_length=5, num_runs=1, warm_up=0)
+    assert loads == ["torch"]
+    assert both.tensors == explore(engines["torch"], tensors=True, input_length=5).tensors
+    assert both.run_ms

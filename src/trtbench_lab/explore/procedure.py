@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,11 +141,21 @@ def profile(
                 where=str(source),
                 remedy="Leave --profile out to look at the file, or name an engine folder.",
             )
-        found = _tensors_of_engine(engine, rank, step) if tensors else ()
         _check_limits(engine, step)
         where, label = str(engine.directory), engine.name
-        with phase("profile", progress):
-            reading, run_ms, device = _record_engine(engine, rank, step, num_runs, warm_up, kept)
+        if engine.config.backend == "onnxruntime":  # records only what was loaded with its profiler on
+            found = _tensors_of_engine(engine, rank, step) if tensors else ()
+            with phase("profile", progress):
+                from .recording.onnxruntime import record_onnxruntime
+
+                reading, run_ms = record_onnxruntime(engine, step, num_runs=num_runs, warm_up=warm_up, trace=kept)
+            device: Any = "cpu"
+        else:
+            with _loaded(engine, rank) as executor:
+                found = _tensors(executor, step) if tensors else ()
+                with phase("profile", progress):
+                    reading, run_ms = _recorded(executor, step, num_runs, warm_up, kept)
+                device = executor.device
     with phase("measure the machine's ceilings", progress):
         from .ceilings import measured_ceilings
 
@@ -317,21 +328,13 @@ def _from_executor(executor: Any, step: Step) -> Reading:
 # ---- running ---------------------------------------------------------------------------------------------------------
 
 
-def _record_engine(
-    engine: Engine, rank: int, step: Step, num_runs: int, warm_up: int, trace: Path | None
-) -> tuple[Reading, tuple[float, ...], Any]:
-    if engine.config.backend == "onnxruntime":
-        from .recording.onnxruntime import record_onnxruntime
-
-        reading, run_ms = record_onnxruntime(engine, step, num_runs=num_runs, warm_up=warm_up, trace=trace)
-        return reading, run_ms, "cpu"
+@contextmanager
+def _loaded(engine: Engine, rank: int) -> Iterator[Any]:
     executor = engine.executor(rank)
     try:
-        reading, run_ms = _recorded(executor, step, num_runs, warm_up, trace)
+        yield executor
     finally:
-        device = executor.device
         executor.close()
-    return reading, run_ms, device
 
 
 def _recorded(
@@ -360,11 +363,8 @@ def _tensors(executor: Any, step: Step) -> tuple[TensorSummary, ...]:
 
 def _tensors_of_engine(engine: Engine, rank: int, step: Step) -> tuple[TensorSummary, ...]:
     _check_limits(engine, step)
-    executor = engine.executor(rank)
-    try:
+    with _loaded(engine, rank) as executor:
         return _tensors(executor, step)
-    finally:
-        executor.close()
 
 
 def _check_limits(engine: Engine, step: Step) -> None:
