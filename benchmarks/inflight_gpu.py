@@ -133,7 +133,25 @@ def line(label: str, tokens_per_second: float, reference: float | None = None) -
     print(f"{label:38s} {tokens_per_second:10.1f} output tokens/s{ratio}", flush=True)
 
 
-def profile(result: ServingResult) -> None:
+def by_bucket(rows: np.ndarray, spans_ms: np.ndarray, blocks: np.ndarray, batcher: InflightBatcher) -> None:
+    """Print the decode steps of each graph, and the bytes that they must read: weights once, and every held block."""
+    from trtbench_lab.backends.torch.gpu.graphs import bucket_for
+
+    runner: Any = batcher.runner
+    weights = runner.memory().get("weights_bytes", 0)
+    block = block_bytes(runner.executor, runner.limits.tokens_per_block)
+    sizes = np.array([bucket_for(int(count), runner.limits.max_batch_size) for count in rows])
+    for size in np.unique(sizes):
+        here = sizes == size
+        read = (weights + float(blocks[here].mean()) * block) / 1e9
+        print(
+            f"    graph of {size:3d} rows: {here.sum()} steps, {rows[here].mean():.0f} rows, "
+            f"median {np.median(spans_ms[here]):.2f} ms for {read:.1f} GB",
+            flush=True,
+        )
+
+
+def profile(result: ServingResult, batcher: InflightBatcher) -> None:
     """Say where the time of a run went: kinds of steps, and the host's share."""
     steps = result.steps
     known = np.array([0, *steps.known_ns]) / 1e6
@@ -147,6 +165,8 @@ def profile(result: ServingResult) -> None:
                 f"  {label}: {mask.sum()} in {spans[mask].sum():.0f} ms, median {np.median(spans[mask]):.2f} ms, "
                 f"{taken_in} prompt tokens, {rows.sum()} decoded, {rows.mean():.0f} rows each"
             )
+    if (~prompt).any():
+        by_bucket(np.array(steps.decode_rows)[~prompt], spans[~prompt], np.array(steps.blocks_in_use)[~prompt], batcher)
     planning = np.array(steps.planning_ns) / 1e6
     median, p99 = np.median(planning), np.percentile(planning, 99)
     print(f"  planning: median {median:.3f} ms, p99 {p99:.3f} ms a step", flush=True)
@@ -177,7 +197,7 @@ def main() -> None:
     results.sort(key=lambda result: result.output_tokens_per_second or 0.0)
     median = results[len(results) // 2]
     print(median.line)
-    profile(median)
+    profile(median, batcher)
     ours = median.output_tokens_per_second or 0.0
     line(f"in-flight, up to {args.max_running} running", ours)
     for size in (int(part) for part in args.static.split(";")):
