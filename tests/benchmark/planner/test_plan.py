@@ -122,6 +122,27 @@ def test_quantized_weights_by_hand(folder):
     assert found.part("K/V cache") == 131_072 // 2 * 64 * 11
 
 
+def test_scaling_beyond_a_host(folder):
+    found = plan(folder(LLAMA_8B), gpu="H200", tp_size=2, batch_size=1, input_len=512, output_len=96)
+    assert [(row.gpus, row.tp_size * row.pp_size) for row in found.scaling] == [(n, n) for n in (1, 2, 4, 8, 16, 64)]
+    inside, beyond = found.scaling[:4], found.scaling[4:]
+    assert [row.pp_size for row in inside] == [1, 1, 1, 1]
+    assert [row.itl_ms for row in inside] == sorted((row.itl_ms for row in inside), reverse=True)
+    assert inside[1].itl_ms == found.prediction.itl_ms
+    # benchmarks/RESULTS.md: 3.918, 2.376 and 1.631 ms on 1, 2 and 4 GPUs.
+    for row, measured in zip(inside, (3.918, 2.376, 1.631), strict=False):
+        assert row.itl_ms == pytest.approx(measured, rel=0.12)
+    # Eight in a host are quicker than any more: a token passes stages in turn, and each transfer costs 10 µs.
+    assert [(row.tp_size, row.pp_size) for row in beyond] == [(8, 2), (8, 8)]
+    assert beyond[0].itl_ms - inside[3].itl_ms == pytest.approx(0.0100, abs=5e-4)
+    assert beyond[1].itl_ms - inside[3].itl_ms == pytest.approx(0.0700, abs=5e-4)
+    assert [row.rests_on.split()[0] for row in found.scaling] == ["none", "measured", "measured", "carried", "a", "a"]
+    shown = next(table for table in found.tables() if table.title == "Scaling, predicted")
+    assert [row[:2] for row in shown.rows][-1] == (64, "8 × 8")
+    assert plan(folder(LLAMA_8B), gpu="H200").scaling == []
+    assert Result.from_dict(found.to_dict()).scaling == found.scaling
+
+
 def test_one_key_value_head_is_on_every_rank(folder):
     model = folder(STARCODER)
     one, four = plan(model, gpu="L4"), plan(model, gpu="L4", tp_size=4)

@@ -17,6 +17,7 @@ from .efficiency import CPU_ROWS, GPU_ROWS, UNMEASURED, execution_of, linear_sha
 from .gpus import THIS, Gpu, gpu_named
 from .memory import largest_batch, memory_parts
 from .result import PlanResult, Prediction
+from .scaling import scaled
 from .sources import config_from_files, source_bytes
 from .speed import CACHE_LIMIT_BYTES, ceilings_of, predict
 from .support import division_problem, problems
@@ -100,6 +101,8 @@ def plan(
     quant = _quantization(config, quantization, kv_cache_dtype, group_size, quantize_lm_head)
     name_of_model = label or (None if isinstance(model, ModelConfig) else _label(Path(model)))
     found = _planned(shape, machine, quant, tp_size, pp_size, label=name_of_model, name=name)
+    if tp_size * pp_size > 1 and not machine.is_cpu:
+        found = found.replace(scaling=scaled(lambda tp, pp: _possible(shape, machine, quant, tp, pp)))
     wanted = target_from(target)
     if not wanted:
         return found
@@ -108,10 +111,9 @@ def plan(
     def planned(on: Gpu, tp: int, pp: int, qformat: str) -> PlanResult | None:
         try:
             own = _quantization(config, qformat, kv_cache_dtype, group_size, quantize_lm_head)
-            other = _planned(shape, on, own, tp, pp)
         except SpecError:
             return None
-        return other if other.supported else None
+        return _possible(shape, on, own, tp, pp)
 
     gpus = list(dict.fromkeys([machine, *(_machine(item) for item in other_gpus)]))
     choices = weigh(wanted, gpus, _combinations(machine, tp_size, pp_size, formats), planned)
@@ -212,6 +214,15 @@ def _planned(
         notes=_notes(shape, gpu, stages),
         link=link_of(config, compute_dtype, gpu.name, backend),
     )
+
+
+def _possible(shape: _Shape, gpu: Gpu, quant: QuantConfig, tp: int, pp: int) -> PlanResult | None:
+    """Return the plan of one combination; None where the model cannot be divided or does not run so."""
+    try:
+        found = _planned(shape, gpu, quant, tp, pp)
+    except SpecError:
+        return None
+    return found if found.supported else None
 
 
 def _machine(gpu: str | Gpu) -> Gpu:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ...results.base import Number, Result
 from ...results.render import Table, format_value
+from .scaling import ScalingRow, scaling_table
 
 GIB = float(1 << 30)
 
@@ -158,6 +159,8 @@ class PlanResult(Result):
         Disk and time; predicted too.
     choices, target
         What was weighed for a target, best first, and the target; empty without one.
+    scaling
+        The same on 1 to 64 GPUs; empty for one rank and on a CPU.
     checks
         Measurements of the same model, mapping, quantization, GPU and workload that the history held already.
     assumptions, notes
@@ -190,6 +193,7 @@ class PlanResult(Result):
     build_s: float | None = None
     target: dict[str, float] = field(default_factory=dict)
     choices: list[PlanChoice] = field(default_factory=list)
+    scaling: list[ScalingRow] = field(default_factory=list)
     checks: list[PlanCheck] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -249,6 +253,8 @@ class PlanResult(Result):
     def tables(self) -> list[Table]:
         """The verdict, memory, speed, choices, checks against measurements, and what it rests on."""
         tables = [self._verdict_table(), self.memory_table, self._speed_table()]
+        if self.scaling:
+            tables.append(scaling_table(self.scaling))
         if self.target:
             tables.append(self.choice_table)
         if self.checks:
