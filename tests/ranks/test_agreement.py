@@ -72,7 +72,8 @@ def on_both(
     meeting, here = Meeting(), threading.local()
     found: list[Any] = [None, None]
 
-    def opened(_: Path, rank: int) -> Described:
+    def opened(_: Path, rank: int, verify: str) -> Described:
+        assert verify == "load"
         engine = engines[rank]
         if isinstance(engine, TrtbenchError):
             raise engine
