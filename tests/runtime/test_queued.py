@@ -79,6 +79,30 @@ def test_logits_log_probs_and_the_prompts_own_logits(engines: dict[str, ModelRun
         assert torch.allclose(one, other, atol=1e-3)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {},
+        {"repetition_penalty": 1.3, "presence_penalty": 0.2, "frequency_penalty": 0.1},
+        {"min_length": 9, "end_id": 12},
+        {"top_k": 5, "top_p": 0.7, "temperature": 1.4, "random_seed": [1, 2, 3]},
+        {"output_logits": True, "output_log_probs": True},
+    ],
+    ids=lambda keywords: "-".join(keywords) or "plain",
+)
+def test_no_step_waits_for_the_device(engines: dict[str, ModelRunner], keywords: dict[str, object]) -> None:
+    """Once a request runs, the host waits for events only: torch itself refuses everything else here."""
+    stream = engines["paged"].generate(PROMPTS, max_new_tokens=12, streaming=True, **keywords)
+    shown = [next(stream)["output_ids"], next(stream)["output_ids"]]  # graphs are captured
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        shown += [step["output_ids"] for step in stream]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(shown) >= 9
+
+
 def test_streaming_grows_by_a_token_a_step_and_timing_has_one_mark_each(engines: dict[str, ModelRunner]) -> None:
     whole = engines["paged"].generate(PROMPTS, max_new_tokens=6)
     steps = list(engines["paged"].generate(PROMPTS, max_new_tokens=6, streaming=True))

@@ -18,6 +18,8 @@ from trtbench_lab.runtime.sampling import (
     LogitsPipeline,
     RowSampler,
     SamplingRules,
+    _kept_on_device,
+    _race_on_device,
     ban_words,
     count_tokens,
     keep_top_k,
@@ -78,6 +80,14 @@ def test_top_p_breaks_ties_as_hugging_face_does():
         kept = keep_top_p(tied, top_p)
         assert torch.equal(kept, TopPLogitsWarper(top_p)(None, tied.clone()))
     assert kept.isfinite().sum(-1).tolist() != [6, 6]
+
+
+@pytest.mark.parametrize("top_p", [0.0, 0.2, 0.5, 0.7, 0.9, 0.999])
+def test_what_a_gpu_keeps_is_hugging_faces_too(logits, top_p):
+    """The form that never asks the device anything; it runs on a CPU as well."""
+    tied = torch.tensor([[1.0, 2.0, 1.0, 1.0, 2.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0, 5.0]])
+    for rows in (logits, tied, torch.randn(3, 5003) * 3):
+        assert torch.equal(_kept_on_device(rows, top_p), TopPLogitsWarper(top_p)(None, rows.clone()))
 
 
 def test_bad_words_are_hugging_faces(logits):
@@ -199,6 +209,14 @@ def test_draws_among_those_left_in_are_those_of_torch_among_all(rules):
         for _ in range(2):  # the second shows that the generator has moved on as far
             expected = torch.multinomial(filtered.softmax(-1), 1, generator=generator)
             assert sampler.draw(filtered).tolist() == expected[0].tolist()
+
+
+def test_draws_on_a_device_are_those_of_torch(logits):
+    probabilities = logits.softmax(-1)
+    ours, theirs = ([torch.Generator().manual_seed(seed) for seed in (1, 2, 3)] for _ in range(2))
+    for _ in range(20):
+        expected = [torch.multinomial(probabilities[row : row + 1], 1, generator=theirs[row]) for row in range(3)]
+        assert torch.equal(_race_on_device(probabilities, ours), torch.cat(expected)[:, 0])
 
 
 def test_draws_do_not_depend_on_the_number_of_threads():

@@ -23,6 +23,26 @@ def serves(request: GenerationRequest) -> bool:
     return request.config.num_beams == 1 and not request.output_context_logits
 
 
+class OnItsWay:
+    """A tensor that is being copied to the host; reading it waits for the copy, not for the steps queued behind it."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._event = None
+        if tensor.device.type != "cuda":
+            self._host = tensor.clone()
+            return
+        self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record()
+
+    def tensor(self) -> torch.Tensor:
+        """Wait, and return it in ordinary memory: pinned memory goes to the next copy."""
+        if self._event is None:
+            return self._host
+        self._event.synchronize()
+        return self._host.clone()
+
+
 class QueuedGeneration(RowGeneration):
     """The interface of `RowGeneration`, over a session of the engine's own that queues steps.
 
@@ -38,8 +58,8 @@ class QueuedGeneration(RowGeneration):
         self, session: Any, prompts: Sequence[Sequence[int]], request: GenerationRequest, clock: TokenClock
     ) -> None:
         super().__init__(session, prompts, request, clock)
-        self._kept_probs: list[torch.Tensor] = []
-        self._kept_logits: list[torch.Tensor] = []
+        self._kept_probs: deque[OnItsWay] = deque()
+        self._kept_logits: deque[OnItsWay] = deque()
 
     session: Any
 
@@ -69,9 +89,9 @@ class QueuedGeneration(RowGeneration):
             processed = pipeline.process(logits)
             chosen = largest(processed) if sampler is None else sampler.draw(pipeline.filter(processed))
             if config.output_log_probs:
-                self._kept_probs.append(logits.log_softmax(dim=-1).gather(1, chosen[:, None]))
+                self._kept_probs.append(OnItsWay(logits.log_softmax(dim=-1).gather(1, chosen[:, None])))
             if config.output_logits:
-                self._kept_logits.append(logits.clone())
+                self._kept_logits.append(OnItsWay(logits))
             if not follows_host:
                 pipeline.append(chosen, [])
             tickets.append((session.take(chosen), chosen))
@@ -88,9 +108,9 @@ class QueuedGeneration(RowGeneration):
             if follows_host and chosen is not None:
                 pipeline.append(chosen, tokens)
             if self._kept_probs:
-                self._log_probs.append(self._kept_probs.pop(0).cpu())
+                self._log_probs.append(self._kept_probs.popleft().tensor())
             if self._kept_logits:
-                self._logits.append(self._kept_logits.pop(0).cpu())
+                self._logits.append(self._kept_logits.popleft().tensor())
             self._record(tokens)
             yield
             if not self._active or step == config.max_new_tokens:

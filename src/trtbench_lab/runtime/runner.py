@@ -55,9 +55,9 @@ class ModelRunner:
         longest = limits.max_input_len or prefill_chunk_tokens
         # An engine of the paged form brings a session of its own, which queues steps on the device; what that does not
         # offer (beams, logits of prompts) runs in the padded form, over the same weights.
-        # Pipeline stages have no such session.
+        # Pipeline stages have one where the engine's keys are rounded.
         fused = hasattr(executor, "fused_session")
-        self._paged: Any = executor if fused and executor.config.mapping.pp_size == 1 else None
+        self._paged: Any = executor if fused and cast(Any, executor).generates_from_pages else None
         padded: Executor = cast(Any, executor).padded() if fused else executor
         self.session = Session(
             padded, prefill_chunk_tokens=min(prefill_chunk_tokens, longest), max_positions=limits.max_seq_len

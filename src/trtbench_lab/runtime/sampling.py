@@ -78,17 +78,15 @@ def keep_top_p(logits: torch.Tensor, top_p: float) -> torch.Tensor:
     """Keep the smallest set of most likely tokens whose probability reaches `top_p`; at least one token a row."""
     if logits.device.type == "cpu":
         return torch.cat([_kept_of_row(row, top_p) for row in logits.split(1)])
-    ascending = logits.sort(dim=-1).values
-    cumulative = ascending.softmax(dim=-1).cumsum(dim=-1)
-    dropped = cumulative <= 1 - top_p
+    return _kept_on_device(logits, top_p)
+
+
+def _kept_on_device(logits: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The same without a question to the device: of equal logits at the cut, the sort's order says which stay."""
+    ascending, order = logits.sort(dim=-1)
+    dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
     dropped[:, -1] = False
-    num_dropped = dropped.sum(dim=-1, keepdim=True)
-    drops = logits < ascending.gather(-1, num_dropped)
-    if not torch.equal(drops.sum(dim=-1, keepdim=True), num_dropped):
-        # Equal logits on both sides of the cut: which of them stay is a matter of the sort's order.
-        order = logits.sort(dim=-1).indices
-        drops = torch.zeros_like(dropped).scatter(-1, order, dropped)
-    return logits.masked_fill(drops, MINUS_INFINITY)
+    return logits.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), MINUS_INFINITY)
 
 
 def _kept_of_row(logits: torch.Tensor, top_p: float) -> torch.Tensor:
@@ -104,13 +102,6 @@ def _kept_of_row(logits: torch.Tensor, top_p: float) -> torch.Tensor:
         drops = np.zeros_like(drops)
         drops[0, order[:num_dropped]] = True
     return torch.from_numpy(np.where(drops, row.dtype.type(MINUS_INFINITY), row))
-
-
-def ban_tokens(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
-    """Set the logits of `tokens` to −infinity in every row."""
-    banned = logits.clone()
-    banned[:, list(tokens)] = MINUS_INFINITY
-    return banned
 
 
 def ban_words(
@@ -223,6 +214,8 @@ class LogitsPipeline:
         self._bad_words = rules.bad_words if any(rules.bad_words) else ()
         self._sequences = [list(prompt) for prompt in prompts] if self._bad_words else []
         self._counts = count_tokens(prompts, vocab_size, device) if rules.counts_tokens else None
+        # On the device once: a list of indices would be sent, and waited for, in every step.
+        self._end_ids = torch.tensor(rules.end_ids, dtype=torch.int64).to(device)
 
     def process(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, V) after penalties, bans and temperature, before top-k and top-p."""
@@ -232,7 +225,7 @@ class LogitsPipeline:
         if self._bad_words:
             logits = ban_words(logits, self._sequences, self._bad_words)
         if rules.end_ids and self.new_tokens < rules.min_new_tokens:
-            logits = ban_tokens(logits, rules.end_ids)
+            logits = logits.index_fill(1, self._end_ids, MINUS_INFINITY)
         if rules.temperature != 1.0:
             logits = logits / rules.temperature
         if self._counts is not None and (rules.presence_penalty or rules.frequency_penalty):
@@ -276,12 +269,14 @@ class RowSampler:
 
     A draw is a race: token i arrives at time e_i / p_i, with e_i exponential, and the first to arrive wins with
     probability p_i. ``torch.multinomial`` runs this race among all tokens; here, on a CPU, times are only worked out
-    for the few that can win, from the same random numbers.
+    for the few that can win, from the same random numbers. On a GPU the race is run here too, since
+    ``torch.multinomial`` may ask the device whether the probabilities are sound, and wait for the answer.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self._generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
-        self._races = device.type == "cpu" and _uniforms_make_exponentials()
+        self._on_cpu = device.type == "cpu"
+        self._races = self._on_cpu and _uniforms_make_exponentials()
 
     def draw(self, logits: torch.Tensor) -> torch.Tensor:
         """Return (B,) int64 tokens drawn from softmax(logits)."""
@@ -289,12 +284,25 @@ class RowSampler:
         if self._races:
             drawn = [_race(row, generator) for row, generator in zip(probabilities, self._generators, strict=True)]
             return torch.tensor(drawn)
+        if not self._on_cpu:
+            return _race_on_device(probabilities, self._generators)
         return torch.cat(
             [
                 torch.multinomial(probabilities[row : row + 1], 1, generator=generator)
                 for row, generator in enumerate(self._generators)
             ]
         ).squeeze(1)
+
+
+def _race_on_device(probabilities: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Draw from (B, V) probabilities, each row with its generator: ``torch.multinomial``'s draws without its checks."""
+    times = torch.cat(
+        [
+            torch.empty_like(probabilities[row : row + 1]).exponential_(1.0, generator=generator)
+            for row, generator in enumerate(generators)
+        ]
+    )
+    return (probabilities / times).argmax(dim=-1)
 
 
 def _race(probabilities: torch.Tensor, generator: torch.Generator) -> int:

@@ -90,7 +90,7 @@ class DeviceSampler:
                 logits = torch.where(counts > 0, scaled, logits)
         if plan.ban_rows is not None and plan.ban_tokens is not None:
             where = (self._sent(plan.ban_rows), self._sent(plan.ban_tokens))
-            logits = logits.index_put(where, torch.tensor(float("-inf"), device=self.device))
+            logits = logits.index_put(where, torch.full((), float("-inf"), device=self.device))
         if (plan.temperature != 1.0).any():
             logits = logits / self._column(plan.temperature)
         if counts is not None:
@@ -140,7 +140,8 @@ class DeviceSampler:
             self._counts = torch.zeros(shape, dtype=torch.int32, device=self.device)
         for slot, tokens in plan.count_resets:
             ids = self._sent(tokens.astype(np.int64))
-            self._counts[slot] = torch.bincount(ids, minlength=self.limits.vocab_size).to(torch.int32)
+            # Not bincount, which asks the device for the largest id and waits for it.
+            self._counts[slot].zero_().index_add_(0, ids, torch.ones_like(ids, dtype=torch.int32))
         return self._counts
 
     def _column(self, values: np.ndarray) -> torch.Tensor:
