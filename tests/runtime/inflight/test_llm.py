@@ -216,6 +216,30 @@ def test_fused_steps_give_the_same(engine: Engine, alone: list[Any]) -> None:
     batcher.close()
 
 
+@pytest.mark.gpu
+def test_no_step_of_a_running_batch_waits_for_the_device(engine: Engine) -> None:
+    """The host waits for a step's event only: in the second round torch itself refuses everything else."""
+    import torch
+
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"temperature": 0.8, "top_k": 5, "random_seed": 3},
+        {"temperature": 1.2, "top_p": 0.8, "random_seed": 4},
+        {"repetition_penalty": 1.2, "presence_penalty": 0.1},
+        {"min_length": 4},
+        {"output_log_probs": True},
+    ]
+    with LLM(engine, max_running=1, max_step_tokens=96) as llm:
+        for mode in ("default", "error"):
+            torch.cuda.set_sync_debug_mode(mode)
+            try:
+                for kind in kinds:
+                    outputs = llm.generate([list(range(5, 125))], SamplingConfig(max_new_tokens=6, **kind))
+                    assert outputs[0].token_ids
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+
 def engine_end(engine: Engine) -> int:
     from trtbench_lab.intake.tokenizer import load_tokenizer
 
