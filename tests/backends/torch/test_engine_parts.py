@@ -189,6 +189,22 @@ def test_resolution_tells_what_the_level_does_and_keeps_what_is_honoured() -> No
     assert not any("max_num_tokens has no effect" in note for note in notes)
 
 
+def test_resolution_tells_which_options_of_attention_change_nothing() -> None:
+    def resolved(**plugins: bool) -> tuple[BuildConfig, str]:
+        asked = BUILD.replace(plugin_config=PluginConfig(gpt_attention_plugin="auto", **plugins))
+        config, notes = resolve_fused(MODEL, asked, dtypes=("float16",), reason="", device=CUDA)
+        return config, " ".join(notes)
+
+    assert "context_fmha" not in resolved()[1]
+    assert (
+        "context_fmha_fp32_acc: the attention of prompts sums in float32 always"
+        in resolved(context_fmha_fp32_acc=True)[1]
+    )
+    config, notes = resolved(context_fmha=False)
+    assert config.plugin_config.context_fmha
+    assert "context_fmha: prompts attend in flash form all the same" in notes
+
+
 @pytest.mark.parametrize(("dtype", "linear"), [("float32", "in_out"), ("bfloat16", "out_in"), ("float16", "out_in")])
 def test_a_cpus_16_bit_weights_lie_as_its_products_read_them(dtype: str, linear: str, tmp_path: Path) -> None:
     model = random_model("llama", tmp_path / "model")

@@ -59,10 +59,11 @@ def wants_fused(model: ModelConfig, build: BuildConfig, device: torch.device) ->
     plugins = build.plugin_config
     if not plugins.enabled("gpt_attention_plugin"):
         return False
-    if model.mapping.pp_size > 1:  # stages take the paged form for a running batch, and run its modules
-        return plugins.use_inflight_batching
+    quantized_cache = model.quantization.kv_cache_quant_algo is not None
+    if model.mapping.pp_size > 1:  # stages run modules: the paged form is for a running batch, or a quantized cache
+        return plugins.use_inflight_batching or quantized_cache
     asked = plugins.given("gpt_attention_plugin") or plugins.use_inflight_batching
-    return device.type == "cuda" or asked or model.quantization.kv_cache_quant_algo is not None
+    return device.type == "cuda" or asked or quantized_cache
 
 
 def resolve_fused(
@@ -84,6 +85,11 @@ def resolve_fused(
             notes.append("gemm_plugin: each product takes the quicker of this project's kernel and the library's.")
         else:
             notes.append("gemm_plugin disable: dense and FP8 products are the library's at every size.")
+        if config.plugin_config.context_fmha_fp32_acc:
+            notes.append("context_fmha_fp32_acc: the attention of prompts sums in float32 always; nothing is slower.")
+        if not config.plugin_config.context_fmha:
+            notes.append("context_fmha: prompts attend in flash form all the same; the other one needs more memory.")
+            config = config.replace(plugin_config=config.plugin_config.replace(context_fmha=True))
     else:
         notes.append("Packed input and a paged cache on a CPU run the plugins' plain definitions: right, not fast.")
     if not config.plugin_config.remove_input_padding:

@@ -19,6 +19,7 @@ from .gpu.session import FusedSession
 from .gpu.step import Steps
 from .gpu.tuning import ChoiceTable
 from .pipeline import run_paged
+from .staged_session import StagedSession
 
 _INDICES = ("position_ids", "token_rows", "query_starts", "kv_lengths", "block_tables")
 
@@ -78,7 +79,7 @@ class PagedTorchExecutor(DecoderExecutor[PagedDecoder]):
         self._pools = [spec.name for spec in io if spec.name.startswith("kv_cache_") and spec.mode == "input"]
         self._table, self._store = table, store
         self._lowered: LoweredModel | None = None
-        self._session: FusedSession | None = None
+        self._session: FusedSession | StagedSession | None = None
 
     def close(self) -> None:
         """Free the weights, the pool, the graphs and everything bound."""
@@ -139,10 +140,32 @@ class PagedTorchExecutor(DecoderExecutor[PagedDecoder]):
             free = 1 << 62
         return plan_cache(self.config, self.build_config, free, contiguous=not plugins.paged_kv_cache)
 
-    def fused_session(self) -> FusedSession:
+    @property
+    def tokens_per_block(self) -> int:
+        """Tokens that a block of the cache holds."""
+        return self._open_decoder().form.tokens_per_block
+
+    @property
+    def generates_from_pages(self) -> bool:
+        """Whether static batches are for `fused_session`.
+
+        Stages of a pipeline go quicker over the padded form, whose cache is never rounded: theirs is for rounded keys.
+        """
+        return self._staged is None or self.config.quantization.kv_cache_quant_algo is not None
+
+    def fused_session(self) -> FusedSession | StagedSession:
         """Return the session for static batches, one an executor; its pool is allocated with the first request."""
+        build = self.build_config
+        if self._session is None and self._staged is not None:
+            self._session = StagedSession(
+                self,
+                self._staged,
+                self.cache_plan(),
+                max_rows=build.max_batch_size,
+                max_tokens=build.resolved_max_seq_len(self.config),
+                max_num_tokens=build.max_num_tokens,
+            )
         if self._session is None:
-            build = self.build_config
             self._session = FusedSession(
                 self.steps(),
                 self.cache_plan(),
