@@ -30,20 +30,21 @@ def found_in(folder: Path) -> dict[str, Any]:
 def read_through_the_cache(folder: Path) -> dict[str, Any]:
     """Return the logits of a prompt, of a single token and of the rest, which read the engine's own paged cache.
 
-    Every rank drives its part with the same numbers.
+    Every rank drives its part with the same numbers. What follows greedily reads that cache too.
     """
     executor = Engine.from_dir(folder).executor() if launched().size == 1 else ranked_executor(str(folder))[1]
     driver = PagedDriver(executor, num_rows=len(PROMPTS), columns=1)
     cuts = [(0, 2), (2, 3), (3, None)]
     steps = [driver.step([row[begin:end] for row in PROMPTS]) for begin, end in cuts]
     executor.close()
-    return {"logits": [torch.cat([step[row] for step in steps]) for row in range(len(PROMPTS))]}
+    logits = [torch.cat([step[row] for step in steps]) for row in range(len(PROMPTS))]
+    return {"logits": logits, "greedy": found_in(folder)["greedy"]}
 
 
 def main(folder: Path, names: list[str]) -> None:
     found = {}
     for name in names:
-        found[name] = read_through_the_cache(folder / name) if "cache" in name else found_in(folder / name)
+        found[name] = (read_through_the_cache if "cache" in name else found_in)(folder / name)
         print(f"{name}: rank {launched().rank} done", file=sys.stderr, flush=True)
     if launched().rank == 0:
         torch.save(found, folder / f"found-{launched().size}.pt")
