@@ -235,7 +235,7 @@ def test_no_step_of_a_running_batch_waits_for_the_device(engine: Engine) -> None
             try:
                 for kind in kinds:
                     outputs = llm.generate([list(range(5, 125))], SamplingConfig(max_new_tokens=6, **kind))
-                    assert outputs[0].token_ids
+                    assert outputs[0].outputs[0].token_ids
             finally:
                 torch.cuda.set_sync_debug_mode("default")
 
