@@ -26,7 +26,7 @@ from ..quantization.reference import needs_calibration
 from ..quantization.repacking import plan_repack, repack
 from ..quantization.report import read_report
 from ..results.steps import ConvertStep, DownloadStep, QuantizeStep
-from ..specs import ModelConfig, find_conflicts, raise_conflicts
+from ..specs import ModelConfig, QuantConfig, find_conflicts, raise_conflicts
 from ..specs.requests import ConvertSpec, DownloadSpec, QuantizeSpec
 from ..storage import digest_of_file, digest_of_json, write_json
 from .keeping import keep
@@ -140,7 +140,7 @@ def _searched(
         metric=spec.search_metric,
         num_tokens=spec.search_tokens,
         group_size=spec.group_size,
-        alpha=spec.smoothquant,
+        alpha=QuantConfig().smoothquant_val if spec.smoothquant is None else spec.smoothquant,
         exclude=spec.quant_config,
         dtype=spec.dtype,
         mapping=config.mapping,

@@ -272,9 +272,9 @@ class QuantizeSpec(Spec):
         group="quantization",
         effect="Halves the cache at float16.",
     )
-    smoothquant: float = option(
-        default=0.5,
-        help="int8_sq: how much of the activations' difficulty moves into the weights, from 0 to 1.",
+    smoothquant: float | None = option(
+        default=None,
+        help="int8_sq: how much of the activations' difficulty moves into the weights, from 0 to 1; none means 0.5.",
         minimum=0,
         maximum=1,
         flags=("--alpha", "-sq"),
@@ -399,7 +399,7 @@ class QuantizeSpec(Spec):
         if self.qformat == SMOOTHQUANT:
             algo = SMOOTHQUANT_ALGOS[self.per_channel, self.per_token]
         config = _quant_config(algo, self.group_size, self.exclude_modules, self.quantize_lm_head)
-        if self.qformat == SMOOTHQUANT:
+        if self.qformat == SMOOTHQUANT and self.smoothquant is not None:
             config = config.replace(smoothquant_val=self.smoothquant)
         if self.qformat == "int4_gptq":
             config = config.replace(has_zero_point=self.zero_point)

@@ -85,7 +85,11 @@ def groups_divide_rows(model: ModelConfig, quant: QuantConfig, mapping: Mapping)
     elif bad:
         fitting = [size for size in GROUP_SIZES if not any(width % size for _, width, _ in rows)]
         best = max((size for size in fitting if size < (quant.group_size or 0)), default=None)
-        remedy = f"Set group_size to {best}." if best else "Leave group_size out: one scale for each output channel."
+        remedy = "Leave group_size out: one scale for each output channel."
+        if best is not None:
+            remedy = f"Set group_size to {best}."
+        elif quant.quant_algo.is_groupwise:
+            remedy = f"Name these layers in exclude_modules, or choose an algorithm other than {quant.quant_algo}."
         named = ", ".join(f"{name} has {width}" for name, width, _ in bad)
         yield Conflict(
             ("QuantConfig.group_size", "ModelConfig.hidden_size", "Mapping.tp_size"),
