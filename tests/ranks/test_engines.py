@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.backends.quantized_models import TOKENS
 from tests.ranks.direct_build import build_here
 from tests.ranks.worlds import on_ranks
 
+from trtbench_lab.calibration import quantize_model
 from trtbench_lab.checkpoint import config_from_source, convert
 from trtbench_lab.demo import demo_model_dir
 from trtbench_lab.errors import EngineMismatchError
@@ -60,6 +62,9 @@ class Engines:
         source = demo_model_dir("gpt2" if kind == "gpt2" else "llama")
         if kind == "int8":
             quantize_checkpoint(source, checkpoint, QuantConfig(quant_algo="W8A16"), mapping=mapping, dtype="float32")
+        elif kind == "kv8":
+            rounded = QuantConfig(kv_cache_quant_algo="INT8")
+            quantize_model(source, checkpoint, rounded, TOKENS, mapping=mapping, dtype="float32")
         else:
             opened, options = open_hf_folder(source), EMBEDDINGS.get(layout, {})
             convert(opened, checkpoint, config=config_from_source(opened, dtype="float32", mapping=mapping, **options))
@@ -94,7 +99,7 @@ def one_ranks(engines):
 
 
 TWO = [
-    "tp2", "pp2", "tp2-gpt2", "pp2-gpt2", "tp2-paged", "tp2-int8",
+    "tp2", "pp2", "tp2-gpt2", "pp2-gpt2", "tp2-paged", "tp2-int8", "pp2-kv8",
     *(f"{layout}-{dtype}" for layout in ("tp2", "pp2") for dtype in SHORT),
 ]  # fmt: skip
 FOUR = ["tp4", "tp2pp2", "tp4-gpt2", "tp2pp2-gpt2"]
