@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from trtbench_lab.errors import CheckpointError, SpecError, StorageError
+from trtbench_lab.network import tracing
 from trtbench_lab.network.decoder import Decoder
 from trtbench_lab.network.export import ExportedNetwork, export_network, export_onnx
 from trtbench_lab.network.loading import assign_tensors
@@ -191,11 +192,23 @@ def test_repeating_a_layer_gives_what_tracing_all_of_them_gives():
     plugins = PluginConfig(gpt_attention_plugin="disable", rmsnorm_plugin="auto", swiglu_plugin="auto")
     paged = plugins.replace(gpt_attention_plugin="auto")
     stage = Mapping(pp_size=2, rank=0)  # ends with the last layer's hidden state
-    for options in ({"mapping": stage}, {"plugin_config": plugins}, {"mapping": stage, "plugin_config": paged}):
+    for options in ({"mapping": stage, "plugin_config": plugins}, {"plugin_config": paged}):
         options["config"] = config.replace(num_hidden_layers=6) if "mapping" in options else config
         repeated, whole = (export_network(capacity=12, repeat_layers=repeat, **options) for repeat in (True, False))
         assert structure(repeated) == structure(whole)
         assert set(repeated.initializers) == set(whole.initializers)
+
+
+def test_a_program_that_is_not_traced_again_gives_the_same_network(monkeypatch):
+    """Operators of the network, of a quantized layer that torch divides and casts for, and of two ranks."""
+    config = CONFIGS["gpt2"].replace(num_hidden_layers=1, vocab_size=64)
+    quantization = QuantConfig(quant_algo="W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN", smoothquant_val=0.5)
+    config = config.replace(quantization=quantization, share_embedding_table=False)
+    networks = [export_network(config, Mapping(tp_size=2), capacity=12)]
+    monkeypatch.setattr(tracing, "_stands", lambda node: False)
+    networks.append(export_network(config, Mapping(tp_size=2), capacity=12))
+    one, other = (ir.serde.serialize_model(network.model).SerializeToString() for network in networks)
+    assert one == other
 
 
 def test_layers_that_differ_are_all_traced():

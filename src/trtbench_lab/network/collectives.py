@@ -36,9 +36,10 @@ class ExportedRanks:
 
     def all_gather(self, x: torch.Tensor, dim: int) -> torch.Tensor:
         """Record a concatenation along `dim`; TensorRT has it along the first dimension only."""
-        first = x.movedim(dim, 0)
+        order = [dim % x.ndim, *(axis for axis in range(x.ndim) if axis != dim % x.ndim)]
+        first = x.permute(order)
         like = first.new_empty((self.num_ranks * first.shape[0], *first.shape[1:]))
-        return self._node(first, like, "all_gather", "none").movedim(0, dim)
+        return self._node(first, like, "all_gather", "none").permute([order.index(axis) for axis in range(x.ndim)])
 
     def _node(self, x: torch.Tensor, like: torch.Tensor, operation: str, reduce_op: str) -> torch.Tensor:
         attributes: dict[str, int | str] = {

@@ -213,7 +213,7 @@ class Decoder(nn.Module):
         logits = self.communicator.all_gather(logits, -1)
         if logits.shape[-1] != self.config.vocab_size:
             logits = logits[..., : self.config.vocab_size]
-        return logits.float()
+        return logits if logits.dtype == torch.float32 else logits.float()
 
     def _layer(self, number: int) -> DecoderLayer:
         config, tp = self.config, self.mapping.tp_size

@@ -44,6 +44,7 @@ from .signature import (
     paged_signature,
     signature,
 )
+from .tracing import traced
 from .unroll import layers_are_alike, unroll_layers
 
 IR_VERSION = 11
@@ -267,7 +268,7 @@ def _trace(
             arguments, shapes = _padded_example(config, mapping, decoder, dtype)
         else:
             arguments, shapes = _paged_example(config, mapping, decoder, dtype, form)
-    program = torch.export.export(decoder, arguments, dynamic_shapes=shapes, strict=False)
+    program = traced(decoder, arguments, shapes)
     # The vocabulary's ops translate to the final nodes one to one: there is nothing for the optimizer to find.
     exported = torch.onnx.export(
         program,
