@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +19,44 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Make homes by counting: to number a folder pytest reads the names of all before it, thousands at the end."""
+    folder, numbers = tmp_path_factory.mktemp("homes"), itertools.count()
+
+    def make() -> Path:
+        home = folder / str(next(numbers))
+        home.mkdir()
+        return home
+
+    return make
+
+
 @pytest.fixture(autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_home(_homes: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point ``$TRTBENCH_HOME`` to a fresh folder."""
-    home = tmp_path_factory.mktemp("home")
+    home = _homes()
     monkeypatch.setenv("TRTBENCH_HOME", str(home))
     return home
+
+
+_registries: dict[tuple[Any, ...], Any] = {}
+
+
+@pytest.fixture(autouse=True)
+def _read_torchlib_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each export a copy of torch's table of operators, which takes 1 s to read and is the same every time."""
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
+    if registration is None:
+        return
+    read = registration.ONNXRegistry.from_torchlib
+
+    def from_torchlib(*arguments: Any, **keywords: Any) -> Any:
+        key = (*arguments, *keywords.items())
+        if key not in _registries:
+            _registries[key] = read(*arguments, **keywords)
+        registry = copy.copy(_registries[key])
+        registry.functions = {target: list(known) for target, known in registry.functions.items()}
+        return registry
+
+    monkeypatch.setattr(registration.ONNXRegistry, "from_torchlib", staticmethod(from_torchlib))
