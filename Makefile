@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 TOUR := build/tour
 
 export PYTHONUNBUFFERED := 1
+# Where the shell forbids byte code, each of hundreds of processes would compile the project and its tests anew.
+unexport PYTHONDONTWRITEBYTECODE
 # The notebooks and tests never need a network; this keeps libraries from trying.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
@@ -28,9 +30,9 @@ $(VENV)/.lab: constraints.txt pyproject.toml scripts/setup_environment.sh
 	@PYTHON="$(PYTHON)" scripts/setup_environment.sh $(VENV) lab,onnxruntime
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.lab
+$(VENV)/.test: constraints.txt pyproject.toml scripts/setup_environment.sh
 	@PYTHON="$(PYTHON)" scripts/setup_environment.sh $(VENV) lab,onnxruntime,mpi,test,gpu
-	@touch $@
+	@touch $(VENV)/.lab $@
 
 tour: $(VENV)/.lab
 	@$(OFFLINE) $(BIN)/python scripts/run_notebook.py notebooks/00_tour.ipynb --output-dir $(TOUR)
@@ -39,7 +41,8 @@ lab: $(VENV)/.lab
 	@echo "Opening the tour in JupyterLab; stop it with Ctrl-C."
 	@$(BIN)/jupyter lab notebooks/00_tour.ipynb
 
-test: $(VENV)/.test lint typecheck floors
+test: $(VENV)/.test
+	@$(MAKE) --no-print-directory --jobs 2 typecheck lint floors
 	@echo "Running every CPU test."
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not gpu and not mpi and not browser and not tensorrt" \
 		|| { echo "Some tests failed: see the summary above."; exit 1; }
