@@ -14,6 +14,7 @@ from ..protocol import BuildReporter
 from ..resolve import resolve_without_plugins
 from ..trial import paged_trial_run
 from .gpu.kernel_store import KernelStore, forget_compiled, kernels_file_name
+from .gpu.session import FusedSession
 from .gpu.tuning import TOKEN_COUNTS, read_cache, tune, write_cache
 from .paged_executor import PagedTorchExecutor
 
@@ -143,7 +144,7 @@ def finish_build(
             forget_compiled()
             executor.use_store(store)
             session_rows = [1] if build.opt_level < 3 else sorted({1, build.max_batch_size})
-            _try_out(executor, session_rows)
+            _try_out(executor, session_rows, pieces=True)
             store.keep_driver()
             count = store.pack(output_dir / kernels_file_name(rank))
             executor.use_store(KernelStore())
@@ -163,8 +164,11 @@ def _token_counts(build: BuildConfig) -> list[int]:
     return [1] if build.opt_level < 3 else sorted({1, every[-1]})
 
 
-def _try_out(executor: PagedTorchExecutor, rows: list[int]) -> None:
-    """Run a short prompt and decode steps as a session does, so that every kernel of them is compiled and right."""
+def _try_out(executor: PagedTorchExecutor, rows: list[int], *, pieces: bool = False) -> None:
+    """Run a short prompt and decode steps as a session does, so that every kernel of them is compiled and right.
+
+    With `pieces` also those that prompts of other lengths take.
+    """
     from ...errors import BuildError
 
     session = executor.fused_session()
@@ -182,4 +186,19 @@ def _try_out(executor: PagedTorchExecutor, rows: list[int]) -> None:
         if longest > length:
             session.greedy().tokens()
             session.take(session.forward().argmax(dim=1)).tokens()
+    if pieces:
+        _try_pieces(session)
     executor.drop_session()
+
+
+def _try_pieces(session: FusedSession) -> None:
+    """Run prompts in two pieces of every count of tokens that has kernels of its own: the second reads the cache."""
+    whole = session.chunk_tokens
+    try:
+        for count in TOKEN_COUNTS:
+            if 2 * count >= session.max_tokens:
+                break
+            session.chunk_tokens = count
+            session.start([[0] * (2 * count)], 1)
+    finally:
+        session.chunk_tokens = whole

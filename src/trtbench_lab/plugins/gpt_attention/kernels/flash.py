@@ -8,7 +8,11 @@ import triton.language as tl
 from .common import attend, narrow, query_as
 
 
-@triton.jit
+# Sizes and indices change from step to step: what is compiled for one step has to serve all.
+@triton.jit(
+    do_not_specialize=["num_tokens", "num_rows", "table_width", "num_tiles"],
+    do_not_specialize_on_alignment=["starts_ptr", "lengths_ptr", "tables_ptr"],
+)
 def flash_kernel(
     query_ptr,  # (N, QUERY_WIDTH), of which the first Hq · D are the queries
     cache_ptr,  # (P, 2, Hkv, BS, D)

@@ -22,7 +22,7 @@ def argmax_parts_kernel(logits_ptr, top_ptr, at_ptr, V, PARTS: tl.constexpr, BLO
     tl.store(at_ptr + row * PARTS + part, tl.min(tl.where(x == best, column, V - 1), axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])  # one kernel for every batch
 def take_token_kernel(
     top_ptr, at_ptr, chosen_ptr, ids_ptr, positions_ptr, step_ptr, ring_ptr, B,
     PARTS: tl.constexpr, PARTS_PADDED: tl.constexpr, RING: tl.constexpr, GREEDY: tl.constexpr,

@@ -75,7 +75,7 @@ def _attend(q, k, v, seen, top, mass, acc, kv_scale, dtype: tl.constexpr, KV_QUA
     return new_top, mass, acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"], do_not_specialize_on_alignment=["positions_ptr", "tables_ptr"])
 def decode_attention_kernel(
     qkv_ptr, cache_ptr, cos_ptr, sin_ptr, positions_ptr, tables_ptr, out_ptr, part_ptr, stat_ptr, count_ptr,
     softmax_scale, kv_scale, M,

@@ -10,7 +10,8 @@ from .common import activation, normalised, row_statistics
 from .decode_attention import _rotated, _stored
 
 
-@triton.jit
+# Indices are read one by one, whatever their alignment: a kernel of its own for each would be compiled at run time.
+@triton.jit(do_not_specialize_on_alignment=["ids_ptr", "positions_ptr"])
 def embed_kernel(
     ids_ptr, positions_ptr, table_ptr, position_table_ptr, out_ptr,
     WIDTH: tl.constexpr, WIDTH_PADDED: tl.constexpr, LEARNED: tl.constexpr, PDL: tl.constexpr,
@@ -85,7 +86,7 @@ def activate_kernel(
         tl.store(out_ptr + at, to_fp8(y / tl.load(step_ptr).to(tl.float32)), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"], do_not_specialize_on_alignment=["positions_ptr", "rows_ptr", "tables_ptr"])
 def rotate_and_write_kernel(
     qkv_ptr, cache_ptr, cos_ptr, sin_ptr, positions_ptr, rows_ptr, tables_ptr, kv_scale, M,
     H: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, D_PADDED: tl.constexpr, R: tl.constexpr,
