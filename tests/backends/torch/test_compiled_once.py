@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +14,12 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
+from triton.compiler import ASTSource
 from triton.runtime.jit import create_function_from_signature
 
 from trtbench_lab.backends.torch import fused
 from trtbench_lab.backends.torch.gpu import ops
+from trtbench_lab.backends.torch.gpu.kernel_store import KernelStore, store_of
 from trtbench_lab.backends.torch.gpu.tuning import TOKEN_COUNTS
 from trtbench_lab.plugins.gpt_attention.kernels.flash import flash_kernel
 
@@ -83,3 +88,49 @@ def test_without_being_told_triton_would_compile_several() -> None:
     told = kernel_of("rows", "rotate_and_write_kernel")
     untold = triton.jit(told.fn)
     assert len({specialized(untold, place, size) for place, size in itertools.product(PLACES, SIZES)}) == 6
+
+
+def compiled(store: KernelStore) -> bool:
+    """Ask for a kernel of a GPU with what `store` holds; return whether it had to be compiled."""
+    kernel = kernel_of("choose", "argmax_parts_kernel")
+    signature = {"logits_ptr": "*fp32", "top_ptr": "*fp32", "at_ptr": "*i32", "V": "i32"}
+    constants = {"PARTS": 64, "BLOCK": 128, "PDL": True}
+    source = ASTSource(kernel, {**signature, **dict.fromkeys(constants, "constexpr")}, constexprs=constants)
+    hits: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton.knobs.compilation, "listener", lambda cache_hit, **_: hits.append(cache_hit))
+        with store.used():
+            triton.compile(source, target=GPUTarget("cuda", 90, 32))
+    (hit,) = hits
+    return not hit
+
+
+def test_a_kernel_that_travelled_with_an_engine_is_not_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "made"
+    assert compiled(KernelStore(made))
+    assert not compiled(KernelStore(made))
+    engine = tmp_path / "rank0.engine"
+    assert KernelStore(made).pack(engine.with_suffix(".kernels")) == 1
+    shutil.rmtree(made)
+    with zipfile.ZipFile(engine.with_suffix(".kernels")) as archive:
+        lists = [name for name in archive.namelist() if "__grp__" in name]
+        assert lists
+        assert all(str(tmp_path).encode() not in archive.read(name) for name in lists)
+    monkeypatch.setenv("TRTBENCH_HOME", str(tmp_path / "home"))
+    assert not compiled(store_of(engine))
+    # Whole homes are moved, too, and lie elsewhere within a container.
+    (tmp_path / "home").rename(tmp_path / "moved")
+    monkeypatch.setenv("TRTBENCH_HOME", str(tmp_path / "moved"))
+    assert not compiled(store_of(engine))
+
+
+def test_a_list_that_is_none_is_left_alone(tmp_path: Path) -> None:
+    odd = tmp_path / "made" / "ab" / "__grp__k.json"
+    odd.parent.mkdir(parents=True)
+    odd.write_text("[1, 2]")
+    KernelStore(tmp_path / "made").pack(tmp_path / "rank0.kernels")
+    folder = store_of(tmp_path / "rank0.engine").folder
+    assert folder is not None
+    assert (folder / "ab" / "__grp__k.json").read_text() == "[1, 2]"

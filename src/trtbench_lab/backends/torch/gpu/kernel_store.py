@@ -2,20 +2,26 @@
 
 Triton keeps what it compiles in a folder by content hash. While an engine is warmed up at build time that folder is one
 of its own, which then becomes a file of the engine; when the engine is loaded the kernels it needs are found there.
+
+A kernel is several files, which Triton lists with their whole paths in a file of that kernel's; it compiles anew where
+they are not found. The archive holds bare names, and a folder's lists are made to name the files that lie in it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ....errors import EngineError
-from ....storage import digest_of_file, home_dir, storage_error
+from ....errors import EngineError, StorageError
+from ....storage import digest_of_file, home_dir, staged_file, storage_error
+
+_LIST = "__grp__"
 
 
 def kernels_file_name(rank: int) -> str:
@@ -64,7 +70,11 @@ class KernelStore:
             with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
                 for file in sorted(self.folder.rglob("*")) if self.folder is not None else ():
                     if file.is_file() and not file.name.endswith(".lock"):
-                        archive.write(file, file.relative_to(self.folder).as_posix())  # type: ignore[arg-type]
+                        name = file.relative_to(self.folder).as_posix()  # type: ignore[arg-type]
+                        if file.name.startswith(_LIST):
+                            archive.writestr(name, _list_of(file, ""))
+                        else:
+                            archive.write(file, name)
                         kernels += file.suffix == ".cubin"
         except OSError as error:
             raise storage_error(error, path, "write the compiled kernels") from error
@@ -82,8 +92,9 @@ def store_of(engine_file: Path) -> KernelStore:
     archive_path = engine_file.with_suffix(".kernels")
     if not archive_path.is_file():
         return KernelStore()
-    folder = home_dir() / "kernels" / digest_of_file(archive_path).partition(":")[2]
+    folder = (home_dir() / "kernels" / digest_of_file(archive_path).partition(":")[2]).absolute()
     if folder.is_dir():
+        _settle(folder)
         return KernelStore(folder)
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
@@ -96,6 +107,7 @@ def store_of(engine_file: Path) -> KernelStore:
                         remedy="Do not use this engine; build it again.",
                     )
             archive.extractall(scratch)
+        _settle(scratch, folder)
         scratch.rename(folder)
     except zipfile.BadZipFile as error:
         raise EngineError(
@@ -107,6 +119,26 @@ def store_of(engine_file: Path) -> KernelStore:
             return KernelStore(folder)
         raise storage_error(error, folder, "unpack the compiled kernels") from error
     return KernelStore(folder)
+
+
+def _settle(held: Path, folder: Path | None = None) -> None:
+    """Let the lists below `held` name the files that lie beside them, in `folder` once it is moved there."""
+    folder = folder or held
+    for path in held.glob(f"*/{_LIST}*"):
+        content = _list_of(path, f"{folder / path.parent.name}{os.sep}")
+        if content != path.read_text(encoding="utf-8"):
+            # In a folder that may not be written the kernels are compiled again.
+            with suppress(OSError, StorageError), staged_file(path) as staging:
+                staging.write_text(content, encoding="utf-8")
+
+
+def _list_of(path: Path, before: str) -> str:
+    """Return the content of a kernel's list of files with `before` in front of their bare names."""
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["child_paths"]
+        return json.dumps({"child_paths": {name: f"{before}{name}" for name in files}})
+    except (ValueError, KeyError, TypeError):
+        return path.read_text(encoding="utf-8")  # nothing of this version of Triton
 
 
 def forget_compiled() -> None:
