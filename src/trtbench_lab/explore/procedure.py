@@ -128,6 +128,7 @@ def profile(
     kept = Path(trace).expanduser() if trace is not None else None
     executor = _as_executor(source)
     found: tuple[TensorSummary, ...] = ()
+    device: Any = "cpu"
     if executor is not None:
         found = _tensors(executor, step) if tensors else ()
         with phase("profile", progress):
@@ -149,7 +150,6 @@ def profile(
                 from .recording.onnxruntime import record_onnxruntime
 
                 reading, run_ms = record_onnxruntime(engine, step, num_runs=num_runs, warm_up=warm_up, trace=kept)
-            device: Any = "cpu"
         else:
             with _loaded(engine, rank) as executor:
                 found = _tensors(executor, step) if tensors else ()

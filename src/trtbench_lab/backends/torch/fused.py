@@ -17,6 +17,7 @@ from .gpu.kernel_store import KernelStore, forget_compiled, kernels_file_name
 from .gpu.session import FusedSession
 from .gpu.tuning import TOKEN_COUNTS, read_cache, tune, write_cache
 from .paged_executor import PagedTorchExecutor
+from .staged_session import StagedSession
 
 ATTENTION_OPTIONS = (
     "gpt_attention_plugin", "context_fmha", "context_fmha_fp32_acc", "multi_block_mode", "remove_input_padding",
@@ -191,7 +192,7 @@ def _try_out(executor: PagedTorchExecutor, rows: list[int], *, pieces: bool = Fa
     executor.drop_session()
 
 
-def _try_pieces(session: FusedSession) -> None:
+def _try_pieces(session: FusedSession | StagedSession) -> None:
     """Run prompts in two pieces of every count of tokens that has kernels of its own: the second reads the cache."""
     whole = session.chunk_tokens
     try:
