@@ -1,6 +1,7 @@
 """Kernels for few rows on a GPU, variant by variant: right, how fast each is, and what a whole decode step makes of it.
 
-    python benchmarks/few_rows_gpu.py all            # everything below: about two minutes on an H200
+    python benchmarks/few_rows_gpu.py all [ROW …]    # everything below: about three minutes on an H200
+    python benchmarks/few_rows_gpu.py whole ROW …    # micro, and the whole model with the quickest of each
     python benchmarks/few_rows_gpu.py micro INT8 …   # each variant of each layer's product, of the rows of `ROWS`
     python benchmarks/few_rows_gpu.py gemm_off       # an engine built with --gemm_plugin disable against one without
     python benchmarks/few_rows_gpu.py launches       # small launches of every kernel, for compute-sanitizer
@@ -36,10 +37,20 @@ from trtbench_lab.plugins.matmul import Choice, Problem, candidates, tuning
 from trtbench_lab.plugins.matmul.reference import linear_reference
 
 BEGAN = time.perf_counter()
-DEADLINE_S = 125.0
+DEADLINE_S = float(os.environ.get("DEADLINE_S", 200))
 """Nothing new begins after so many seconds."""
+FOLDER = Path(os.environ.get("OUT") or tempfile.mkdtemp())
+"""Where logs and choices go."""
 BOUNDS = {"float16": 1.5e-3, "bfloat16": 8e-3}
-ROWS = {"INT8": "llama3-8b-int8-b1", "INT4": "llama3-8b-int4-b1", "GPT2": "gpt2-medium-b8", "FP8": "llama3-8b-fp8-b1"}
+ROWS = {
+    "INT8": "llama3-8b-int8-b1",
+    "INT4": "llama3-8b-int4-b1",
+    "FP8": "llama3-8b-fp8-b1",
+    "BF16": "llama3-8b-b1",
+    "GPT2": "gpt2-medium-b8",
+    "GPT1": "gpt2-medium-b1",
+}
+KIND_OF = {"INT8": "int8", "INT4": "int4", "FP8": "fp8"}
 NORMED = ("qkv", "fc·gate", "fc", "head")
 GPT2 = {"qkv": (3072, 1024), "dense": (1024, 1024), "fc": (4096, 1024), "proj": (1024, 4096), "head": (50257, 1024)}
 
@@ -50,26 +61,30 @@ def say(*words: Any) -> None:
 
 def problems(name: str) -> dict[str, Problem]:
     """The products of a row of `ROWS`, as an engine has them."""
-    if name == "GPT2":
+    if name in ("GPT1", "GPT2"):
+        rows = 8 if name == "GPT2" else 1
         return {
-            layer: Problem(8, n, k, dtype="float16", norm="layer" if layer in NORMED else None)
+            layer: Problem(rows, n, k, dtype="float16", norm="layer" if layer in NORMED else None)
             for layer, (n, k) in GPT2.items()
         }
     return {
-        layer: Problem(1, n, k, norm="rms" if layer in NORMED else None, **KINDS[name.lower()], **extras)
+        layer: Problem(1, n, k, norm="rms" if layer in NORMED else None, **KINDS[KIND_OF.get(name, "dense")], **extras)
         for layer, (_, n, k, extras) in LLAMA.items()
     }
 
 
 def present(problem: Problem) -> list[Choice]:
     """The likeliest of the other kernels."""
-    old = [c for c in candidates.candidates(problem) if c.kernel in ("matvec", "slice", "tile")]
-    return [c for c in old if c.kernel != "tile"][:5] + [c for c in old if c.kernel == "tile"][:2]
+    every = candidates.candidates(problem)
+    found = []
+    for kernel, most in (("matvec", 4), ("direct", 3), ("slice", 2), ("tile", 2)):
+        found += [choice for choice in every if choice.kernel == kernel][:most]
+    return found
 
 
 def new(problem: Problem) -> list[Choice]:
-    """Weights that lie in the tensor cores' registers."""
-    return [choice for choice in candidates.candidates(problem) if choice.kernel == "direct"]
+    """Weights that stream through shared memory."""
+    return [choice for choice in candidates.candidates(problem) if choice.kernel == "stream"]
 
 
 def _warm(pieces: list[tuple[Problem, list[Choice]]]) -> None:
@@ -79,6 +94,7 @@ def _warm(pieces: list[tuple[Problem, list[Choice]]]) -> None:
         for choice in choices:
             try:
                 case.run(choice, 0, pdl=True)
+                case.run(choice, 0, pdl=False)
             except Exception as error:
                 print("does not compile:", problem.key, choice, type(error).__name__, str(error)[-300:], flush=True)
 
@@ -129,12 +145,13 @@ def checked(case: tuning.Case, choices: list[Choice]) -> list[Choice]:
 
 
 def short(choice: Choice) -> str:
-    return f"{choice.kernel} n{choice.block_n} c{choice.block_c} w{choice.num_warps}"
+    split = f" p{choice.split_k} a{choice.num_stages}" if choice.kernel == "stream" else ""
+    return f"{choice.kernel} n{choice.block_n} c{choice.block_c} w{choice.num_warps}{split}"
 
 
-def micro(name: str, rate: float) -> tuple[dict[str, Choice], dict[str, Choice]]:
-    """Time every right variant of a row's products; return the best of the present kernels and of all, by key."""
-    was, best = {}, {}
+def micro(name: str, rate: float) -> tuple[dict[str, Choice], dict[str, Choice], dict[str, Choice]]:
+    """Time every right variant of a row's products; return the best of the present kernels, of all, and of the new."""
+    was, best, fresh_best = {}, {}, {}
     for layer, problem in problems(name).items():
         case = tuning.Case(problem, torch.device("cuda"))
         old, fresh = present(problem), new(problem)
@@ -145,12 +162,13 @@ def micro(name: str, rate: float) -> tuple[dict[str, Choice], dict[str, Choice]]
         floor = problem.weight_bytes / rate * 1e6
         before = next(t for t in timed if t[1] in old)
         was[problem.key], best[problem.key] = before[1], timed[0][1]
+        fresh_best[problem.key] = next((choice for _, choice in timed if choice in fresh), timed[0][1])
         shown = "; ".join(f"{us:.2f} {floor / us:.0%} {short(c)}" for us, c in timed[:6])
         say(f"{name} {layer}: floor {floor:.2f}, before {before[0]:.2f} {floor / before[0]:.0%} {short(before[1])} | "
             f"{len(good)} of {len(old + fresh)} right | {shown}")  # fmt: skip
         del case
         torch.cuda.empty_cache()
-    return was, best
+    return was, best, fresh_best
 
 
 class Whole:
@@ -201,8 +219,33 @@ class Whole:
         return itl
 
 
-def everything(names: list[str]) -> None:
-    """Compile, check, time, and run end to end; sanitizer and the engine without gemm plugin run beside compilation."""
+def everything(names: list[str], *, with_checks: bool) -> None:
+    """Compile, check, time, and run end to end with the quickest of the other kernels, then of all."""
+    if with_checks:
+        _beside(names)
+    else:
+        compile_ahead(names)
+    rate = read_rate()
+    say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, read {rate / 1e12:.2f} TB/s")
+    tables = {}
+    for name in names:
+        tables[name] = micro(name, rate)
+    kept = {name: {key: choice.to_dict() for key, choice in best.items()} for name, (_, best, _) in tables.items()}
+    (FOLDER / "choices.json").write_text(json.dumps(kept, indent=1))
+    for name in names:
+        was, best, fresh = tables[name]
+        whole = Whole(name)
+        say(name, "is there")
+        whole.run("other kernels", was)
+        whole.run("best products", best)
+        whole.run("new kernels alone", fresh)
+        del whole
+        torch.cuda.empty_cache()
+    say("end")
+
+
+def _beside(names: list[str]) -> None:
+    """Compile; the sanitizer and the engine without gemm plugin run meanwhile."""
     here = [sys.executable, __file__]
     sanitizer = ["compute-sanitizer", "--kernel-regex", "kns=_kernel"]
     beside = {
@@ -210,10 +253,9 @@ def everything(names: list[str]) -> None:
         "memcheck": [*sanitizer, "--tool", "memcheck", *here, "launches"],
         "racecheck": [*sanitizer, "--tool", "racecheck", *here, "launches"],
     }
-    folder = Path(os.environ.get("OUT") or tempfile.mkdtemp())
     running = {}
     for name, command in beside.items():
-        log = (folder / f"{name}.log").open("w")
+        log = (FOLDER / f"{name}.log").open("w")
         running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     compile_ahead(names)
     for name, process in running.items():
@@ -222,29 +264,8 @@ def everything(names: list[str]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             say(name, "was stopped: no time")
-        lines = (folder / f"{name}.log").read_text(errors="replace").splitlines()
+        lines = (FOLDER / f"{name}.log").read_text(errors="replace").splitlines()
         say(name, process.returncode, *(line for line in lines[-3:]))
-    rate = read_rate()
-    say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, read {rate / 1e12:.2f} TB/s")
-    tables = {}
-    for name in names:
-        tables[name] = micro(name, rate)
-    kept_choices = {name: {key: choice.to_dict() for key, choice in best.items()} for name, (_, best) in tables.items()}
-    (folder / "choices.json").write_text(json.dumps(kept_choices, indent=1))
-    for name in names:
-        was, best = tables[name]
-        whole = Whole(name)
-        say(name, "is there")
-        whole.run("other kernels", was)
-        whole.run("best products", best)
-        tried = [DecodeTiles(8, 64), DecodeTiles(16, 64, 4, True)]
-        if name == "GPT2":
-            tried = [DecodeTiles(4, 64, 4, True), DecodeTiles(4, 32), DecodeTiles(8, 32)]
-        for tiles in tried:
-            whole.run(f"with {tiles}", best, tiles)
-        del whole
-        torch.cuda.empty_cache()
-    say("end")
 
 
 def gemm_off() -> None:
@@ -266,9 +287,7 @@ def gemm_off() -> None:
                 plugin_config=PluginConfig(gemm_plugin=value),
             )  # fmt: skip
             target = str(Path(folder) / value)
-            workbench.build(
-                BuildSpec(checkpoint_dir=checkpoint.output_dir, output_dir=target, build_config=config)
-            )
+            workbench.build(BuildSpec(checkpoint_dir=checkpoint.output_dir, output_dir=target, build_config=config))
             runner = ModelRunner.from_engine(Engine.from_dir(target))
             prompt = list(range(5, 45))
             logits = runner.logits_of([prompt])[0].float().cpu()
@@ -344,7 +363,7 @@ def _measure(words: list[str]) -> None:
         for name in words[1:]:
             micro(name, rate)
     else:
-        everything(words[1:] or list(ROWS))
+        everything(words[1:] or list(ROWS), with_checks=words[:1] != ["whole"])
 
 
 if __name__ == "__main__":

@@ -208,6 +208,20 @@ def test_the_direct_kernel_says_where_it_does_not_run():
         linear(x, integers, out, choice)
 
 
+def test_the_stream_kernel_says_what_it_does_not_take():
+    generator = torch.Generator().manual_seed(4)
+    weights = random_weights(Problem(1, 16, 128, "int8", "float16"), generator)
+    x, out, choice = torch.zeros(1, 128).half(), torch.zeros(1, 16).half(), Choice("stream", 8, 16, 16, num_warps=1)
+    with pytest.raises(SpecError, match="Gluon"):
+        linear(x, weights, out, choice)
+    biased = dataclasses.replace(weights, bias=torch.zeros(16).half())
+    with pytest.raises(SpecError, match="One of the two weights"):
+        linear(x, biased, out, choice, gate=weights)
+    groups = random_weights(Problem(1, 16, 256, "int4", "float16", 256), generator)
+    with pytest.raises(SpecError, match="groups of 128"):
+        linear(torch.zeros(1, 256).half(), groups, out, choice)
+
+
 def test_wrong_calls_are_told():
     stored = LinearWeights("dense", torch.zeros(8, 32), 8, 32)
     with pytest.raises(SpecError, match="takes one row"):

@@ -47,12 +47,25 @@ def test_a_kernel_computes_the_definition(rows, kernel, choice, kind, group_size
     ("extras", "dtype"),
     [("norm", "bfloat16"), ("gated", "float16"), ("layer norm", "float16"), ("factors", "bfloat16")],
 )
-@pytest.mark.parametrize(("kind", "group_size"), [("dense", None), ("int4", None), ("int4", 128), ("fp8", None)])
-def test_weights_in_the_tensor_cores_registers(kind, group_size, extras, dtype):
-    """The direct kernel at one row and at several, with all that may be fused to it; after a norm in all its shapes."""
+@pytest.mark.parametrize(
+    ("kernel", "kind", "group_size", "counts"),
+    [
+        ("direct", "dense", None, (2, 3, 8)),
+        ("direct", "int4", None, (1,)),
+        ("direct", "int4", 128, (1,)),
+        ("direct", "fp8", None, (1,)),
+        ("stream", "dense", None, (1, 3, 8)),
+        ("stream", "int8", None, (1, 3)),
+        ("stream", "int4", None, (1, 8)),
+        ("stream", "int4", 128, (1, 3)),
+        ("stream", "fp8", None, (1, 8)),
+    ],
+)
+def test_weights_in_the_tensor_cores_registers(kernel, kind, group_size, counts, extras, dtype):
+    """With all that may be fused to the product; after a norm in all shapes of the kernel."""
     device = torch.device("cuda")
     kinds = {"norm": "rms", "layer norm": "layer"}
-    for rows in (1,) if kind != "dense" else (2, 3, 8):
+    for rows in counts:
         problem = Problem(rows, 1000, 1024, kind, dtype, group_size, gated=extras == "gated", norm=kinds.get(extras))
         generator = torch.Generator(device).manual_seed(rows)
         weights = random_weights(problem, generator)
@@ -64,9 +77,9 @@ def test_weights_in_the_tensor_cores_registers(kind, group_size, extras, dtype):
             weights = dataclasses.replace(weights, pre_scale=x[0].abs() + 0.5, bias=residual[0].clone())
         given = {"gate": gate, "activation": "silu" if gate else None, "residual": residual, "norm": norm}
         expected = linear_reference(x, weights, dtype=torch.float64, **given)
-        tried = [choice for choice in candidates(problem) if choice.kernel == "direct"]
+        tried = [choice for choice in candidates(problem) if choice.kernel == kernel]
         assert tried
-        for choice in tried if extras == "norm" else tried[:2]:
+        for choice in tried if extras == "norm" and rows == counts[0] else tried[:2]:
             results = []
             for pdl in (False, True):
                 out = torch.full((rows, 1000), float("nan"), dtype=x.dtype, device=device)

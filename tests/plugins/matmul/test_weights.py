@@ -112,6 +112,34 @@ def test_weights_lie_in_the_tensor_cores_registers_where_they_can(rows, kind, mo
     assert candidates(problem)[0].kernel != "direct"  # only a measurement chooses it
 
 
+@pytest.mark.parametrize(
+    ("rows", "kind", "more", "offered"),
+    [
+        (1, "int8", {"norm": "rms", "gated": True}, True),
+        (8, "int4", {"group_size": 128}, True),
+        (1, "int4", {}, True),
+        (1, "dense", {}, True),
+        (9, "int8", {}, False),
+        (1, "int4", {"group_size": 256}, False),  # a step of a warp is one group of 128
+        (1, "int4", {"group_size": 128, "zeros": True}, False),
+        (1, "int8", {"dtype": "float32"}, False),
+        (8, "dense", {"in_features": 16384}, False),  # inputs that shared memory does not hold
+    ],
+)
+def test_weights_stream_where_they_can(rows, kind, more, offered):
+    problem = Problem(**{"rows": rows, "out_features": 4096, "in_features": 4096, "kind": kind, **more})
+    found = [choice for choice in candidates(problem) if choice.kernel == "stream"]
+    assert bool(found) == offered
+    assert candidates(problem)[0].kernel != "stream"  # only a measurement chooses it
+    per_cell = {"dense": 1, "int4": 8}.get(kind, 4)
+    for choice in found:
+        steps = -(-problem.in_features // (per_cell * choice.block_c * choice.num_warps))
+        rounds = -(-steps // choice.num_stages)
+        # Steps that are read ahead beyond the last one meet inputs too: zeros, up to the next power of two.
+        padded = 1 << (problem.in_features - 1).bit_length()
+        assert rounds * choice.num_stages * per_cell * choice.block_c * choice.num_warps <= padded
+
+
 def test_equal_problems_have_equal_keys_and_others_do_not():
     problem = Problem(1, 4096, 1024, "int4", "bfloat16", 128, True, "rms")
     changes = [

@@ -12,6 +12,8 @@ PROGRAMS = 132
 """Multiprocessors of the GPU that the order of the candidates was measured on (H200)."""
 DIRECT_ROWS = 8
 """Columns of the tensor cores' second operand: the most rows that ``"direct"`` takes."""
+SHARED_BYTES = 200 << 10
+"""Shared memory that all programs of a multiprocessor may fill with inputs."""
 MOST_INPUTS = 32768
 """Input features of one row that ``"direct"`` keeps in shared memory."""
 
@@ -21,11 +23,17 @@ def candidates(problem: Problem) -> list[Choice]:
     rows = problem.rows
     if rows == 1 and problem.kind not in ("int8_int8", "fp8_fp8"):
         vectors = _matvec(problem)
-        few = 2 if problem.kind in ("int4", "fp8") else 3
-        return [*vectors[:4], *_direct(problem), *vectors[4:], *_slices(problem)[:few]]
+        few, streams = 2 if problem.kind in ("int4", "fp8") else 3, _streams(problem)
+        if problem.kind == "dense":
+            return [*vectors[:4], *streams[:3], *vectors[4:], *streams[3:], *_slices(problem)[:few]]
+        return [
+            *vectors[:1], *streams[:3], *_direct(problem)[:2], *vectors[1:3], *streams[3:], *_direct(problem)[2:],
+            *vectors[3:], *_slices(problem)[:few],
+        ]  # fmt: skip
     if rows <= 16:
-        slices = _slices(problem)
-        return [*slices[:1], *_direct(problem), *slices[1:], *_few_rows(problem), Choice("library")]
+        slices, streams = _slices(problem), _streams(problem)
+        few = [*slices[:1], *_direct(problem)[:2], *streams[:3], *_direct(problem)[2:], *slices[1:], *streams[3:]]
+        return [*few, *_few_rows(problem), Choice("library")]
     if rows <= 64:
         return [*_few_rows(problem), Choice("library")]
     large = _large(problem)
@@ -92,6 +100,35 @@ def _direct(problem: Problem) -> list[Choice]:
             continue  # the rows would not fit into registers, where their norm is worked out
         found.append(Choice("direct", DIRECT_ROWS, block_n, block_c, num_warps=warps))
     return found
+
+
+def _streams(problem: Problem) -> list[Choice]:
+    """Warps × programs of a multiprocessor × steps read ahead; none without Gluon. Earlier shapes won more often."""
+    few = problem.rows <= DIRECT_ROWS and not problem.zeros and problem.dtype != "float32" and _has_gluon()
+    if not few or problem.in_features % 16 or problem.kind not in ("dense", "int8", "int4", "fp8"):
+        return []
+    if problem.kind == "int4":
+        if interleave_block(problem.in_features, problem.group_size) != 16 or problem.group_size not in (None, 128):
+            return []
+        block_c, per_cell = 16, WORD
+    else:
+        block_c, per_cell = (32, 1) if problem.kind == "dense" else (16, 4)
+    padded = _power_of_two(problem.in_features)
+    inputs = (1 if problem.rows == 1 else DIRECT_ROWS) * padded * 2
+    found = []
+    for warps, programs, most in ((4, 3, 8), (4, 2, 8), (4, 4, 8), (8, 2, 8), (8, 2, 4), (4, 4, 4), (8, 1, 8)):
+        steps = -(-problem.in_features // (block_c * warps * per_cell))
+        if block_c * warps * per_cell > padded or inputs * programs > SHARED_BYTES:
+            continue
+        ahead = _ahead(steps, most)
+        found.append(Choice("stream", DIRECT_ROWS, 16, block_c, programs, num_warps=warps, num_stages=ahead))
+    return list(dict.fromkeys(found))
+
+
+def _ahead(steps: int, most: int) -> int:
+    """Return the largest number up to `most` that divides `steps`, or the largest power of two."""
+    divisor = max(number for number in range(1, most + 1) if steps % number == 0)
+    return divisor if 2 * divisor > most or divisor == steps else 1 << (most.bit_length() - 1)
 
 
 @functools.cache

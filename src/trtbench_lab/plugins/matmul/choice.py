@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-KERNELS = ("matvec", "slice", "tile", "direct", "library")
+KERNELS = ("matvec", "slice", "tile", "direct", "stream", "library")
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,21 @@ class Choice:
     Attributes
     ----------
     kernel
-        ``"matvec"`` (one row), ``"slice"`` (a few rows, small weights), ``"direct"`` (up to 8 rows in 16 bits),
-        ``"tile"`` (any), or ``"library"``: the GPU vendor's, after dequantizing into a scratch where the weight is
-        quantized.
+        ``"matvec"`` (one row), ``"slice"`` (a few rows, small weights), ``"direct"`` and ``"stream"`` (up to 8 rows
+        in 16 bits), ``"tile"`` (any), or ``"library"``: the GPU vendor's, after dequantizing into a scratch where the
+        weight is quantized.
     block_m, block_n
         Rows and outputs of a program.
     block_c
         Cells along K of a step: elements, or words of eight 4-bit elements. For ``"matvec"`` units of 16 bytes or so,
-        for ``"slice"`` and ``"direct"`` the cells of one warp (for the latter words of four 8-bit floats, too).
+        for ``"slice"``, ``"direct"`` and ``"stream"`` the cells of one warp (for the latter two words of four 8-bit
+        elements, too).
     split_k
-        Programs along K.
+        Programs along K; for ``"stream"`` those of a multiprocessor.
     swap
         The weight takes the tensor cores' long side (for few rows).
     num_warps, num_stages
-        Options of the compiler.
+        Options of the compiler; for ``"stream"`` the second is the number of steps read ahead.
     """
 
     kernel: str

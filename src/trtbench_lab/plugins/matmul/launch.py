@@ -5,6 +5,7 @@ Nothing here allocates but `Workspace`, which must be large enough before a grap
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from ...errors import SpecError
 from ..frame.triton_form import kernel_module
-from .candidates import DIRECT_ROWS, candidates
+from .candidates import DIRECT_ROWS, PROGRAMS, candidates
 from .choice import Choice, Problem
 from .weights import KIND_CODES, WORD, LinearWeights, check_multiple
 
@@ -30,11 +31,14 @@ ACTIVATION_CODES = {
 NORM_CODES = {None: 0, "rms": 1, "layer": 2}
 GROUP_M = 8
 """Blocks of rows that run together in a large product."""
+REGISTERS = 65536
+"""Registers of a multiprocessor."""
 _MODULES = {
     "matvec": "trtbench_lab.plugins.matmul.kernels.matvec",
     "slice": "trtbench_lab.plugins.matmul.kernels.slice",
     "tile": "trtbench_lab.plugins.matmul.kernels.tile",
     "direct": "trtbench_lab.plugins.matmul.kernels.direct",
+    "stream": "trtbench_lab.plugins.matmul.kernels.stream",
 }
 
 
@@ -174,10 +178,12 @@ def linear(
         options: dict[str, Any] = {"num_warps": choice.num_warps, "num_stages": choice.num_stages}
         if pdl:
             options["launch_pdl"] = True
+        if choice.kernel == "stream":
+            options["maxnreg"] = registers_of(choice)
         kernel[grid](*arguments, **constants, **options)
-    elif choice.kernel == "direct":
+    elif choice.kernel in ("direct", "stream"):
         raise SpecError(
-            "The kernel `direct` is written in Gluon, which Triton's interpreter does not know.",
+            f"The kernel `{choice.kernel}` is written in Gluon, which Triton's interpreter does not know.",
             where="choice.kernel",
             remedy="Use matvec, slice or tile on a CPU.",
         )
@@ -252,8 +258,8 @@ def plan(
         wide = 2 if words else 4 if weights.kind == "int4" or x.element_size() == 4 else 8
         constants |= {"BLOCK_V": choice.block_c, "V": wide, "BLOCK_X": _power_of_two(in_features)}
         return (blocks_n,), arguments, constants
-    if choice.kernel == "direct":
-        return _direct_plan(weights, choice, rows, arguments, constants)
+    if choice.kernel in ("direct", "stream"):
+        return _register_plan(weights, choice, rows, arguments, constants)
     one_scale = weights.scale is not None and weights.group_size is None and weights.scale.numel() == 1
     constants |= {
         "ONE_SCALE": one_scale and out_features > 1,
@@ -282,21 +288,26 @@ def plan(
     return (blocks_m * blocks_n, choice.split_k), arguments, constants
 
 
-def _direct_plan(
+def _register_plan(
     weights: LinearWeights, choice: Choice, rows: int, arguments: list[Any], constants: dict[str, Any]
 ) -> tuple[tuple[int, ...], list[Any], dict[str, Any]]:
-    """Finish the plan of ``"direct"``: its weights are words of 32 bits, but for 16-bit ones."""
-    if weights.kind == "fp8":
-        arguments[1:3] = [part if part is None else part.view(torch.int32) for part in arguments[1:3]]
+    """Finish the plan of ``"direct"`` or ``"stream"``: their weights are words of 32 bits, but for 16-bit ones."""
+    stream = choice.kernel == "stream"
+    kinds = ("dense", "fp8", "int8") if stream else ("dense", "fp8")
     fits = rows <= DIRECT_ROWS and arguments[0].element_size() == 2 and weights.zero is None
-    fits &= weights.kind in ("dense", "fp8") or (weights.kind == "int4" and weights.nibbles == choice.block_c)
+    fits &= weights.kind in kinds or (weights.kind == "int4" and weights.nibbles == choice.block_c)
+    fits &= not stream or weights.group_size in (None, WORD * choice.block_c)
+    fits &= weights.in_features % 16 == 0
     if not fits:
         raise SpecError(
-            f"The kernel `direct` takes up to {DIRECT_ROWS} rows in 16 bits and weights without zero points, of kind "
-            f"dense, fp8, or int4 in blocks of block_c = {choice.block_c} words, not these.",
+            f"The kernel `{choice.kernel}` takes up to {DIRECT_ROWS} rows in 16 bits and weights without zero points, "
+            f"of kind {', '.join(kinds)}, or int4 in blocks of block_c = {choice.block_c} words"
+            f"{f' and groups of {WORD * choice.block_c}' if stream else ''}, not these.",
             where="choice.kernel",
             remedy="Use matvec, slice or tile.",
         )
+    if weights.kind in ("fp8", "int8"):
+        arguments[1:3] = [part if part is None else part.view(torch.int32) for part in arguments[1:3]]
     constants = constants | {
         "ONE_SCALE": weights.scale is not None and weights.group_size is None and weights.scale.numel() == 1,
         "ROWS": 1 if rows == 1 else DIRECT_ROWS,
@@ -304,7 +315,32 @@ def _direct_plan(
         "SLICES": choice.num_warps,
         "K_PADDED": _power_of_two(weights.in_features),
     }
-    return (-(-weights.out_features // choice.block_n),), arguments, constants
+    gated = arguments[2] is not None
+    if stream and gated and (arguments[9] is None) != (arguments[10] is None):
+        raise SpecError(
+            "One of the two weights of a gated product has a bias.", where="choice.kernel", remedy="Use matvec or tile."
+        )
+    blocks = -(-weights.out_features // (choice.block_n // 2 if stream and gated else choice.block_n))
+    if not stream:
+        return (blocks,), arguments, constants
+    programs = min(blocks, choice.split_k * multiprocessors(arguments[0].device))
+    return (programs,), arguments, constants | {"AHEAD": choice.num_stages, "PROGRAMS": programs}
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Return how many multiprocessors a GPU has; for a CPU those of the GPU that candidates were ordered on."""
+    if device.type != "cuda":
+        return PROGRAMS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def registers_of(choice: Choice) -> int:
+    """Return the registers that a thread of ``"stream"`` may use: the programs share a multiprocessor's.
+
+    Without a word of it the assembler takes half as many, and the products are up to a tenth slower (H200).
+    """
+    return int(min(255, REGISTERS // (32 * choice.num_warps * choice.split_k) // 8 * 8))
 
 
 def problem_of(

@@ -17,11 +17,7 @@ from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .common import DENSE, FP8, INT4, LAYER_NORM, activate, normalized, pair_excess, scaled
-
-
-@gluon.constexpr_function
-def _sums_layout(slices):
-    return gl.NVMMADistributedLayout(version=[2, 0], warps_per_cta=[slices, 1, 1], instr_shape=[1, 16, 8])
+from .operands import floats_of_bytes, from_row, pairs_of_nibbles, sums_layout
 
 
 @gluon.jit
@@ -109,59 +105,13 @@ def _shared_row(x_ptr, norm_weight_ptr, norm_bias_ptr, pre_scale_ptr, inverse_x_
             mean = gl.sum(wide, 0) / K
             wide = gl.where(k < K, wide - mean, 0.0)
         rstd = gl.rsqrt(gl.sum(wide * wide, 0) / K + EPSILON)
-    x = _prepared(
-        x, k, mean, rstd, norm_weight_ptr, norm_bias_ptr, pre_scale_ptr, inverse_x_scale, K, KIND, NORM, TYPE
-    )
+    x = _prepared(x, k, mean, rstd, norm_weight_ptr, norm_bias_ptr, pre_scale_ptr, inverse_x_scale, K, KIND, NORM, TYPE)
     STEPS: gl.constexpr = K_PADDED // (SLICES * PARTS * PART)
     x = gl.permute(gl.reshape(x, [STEPS, SLICES, PARTS, PART]), [0, 2, 1, 3])
     x = gl.reshape(x, [STEPS * PARTS, SLICES, PART])
     row = gl.allocate_shared_memory(x.dtype, x.shape, gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0]), x)
     gl.thread_barrier()  # here, or the compiler places one into the loop that reads
     return row._reinterpret(x.dtype, x.shape, gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))  # parts of it, by number
-
-
-@gluon.jit
-def _from_row(row, part, BLOCK: gl.constexpr, SLICES: gl.constexpr, X: gl.constexpr):
-    """Read a step's inputs of the only row, the same in all columns: (SLICES, BLOCK, 8)."""
-    x = row.index(part).load(gl.SliceLayout(2, X))
-    zeros = gl.zeros([SLICES, BLOCK, 8], x.dtype, layout=X)
-    return gl.broadcast(gl.expand_dims(x, 2), zeros)[0]
-
-
-@gluon.jit
-def _pairs(words, one, I: gl.constexpr, TYPE: gl.constexpr):
-    """Nibbles `I` and I + 4 of words as neighbours, numbers of a 16-bit TYPE with `pair_excess` on top."""
-    pairs = (words >> (4 * I)) & (one * 0x000F000F)
-    if TYPE == gl.bfloat16:
-        pairs = pairs ^ 0x43084308
-    else:
-        pairs = pairs ^ 0x64086408
-    low, high = gl.inline_asm_elementwise("mov.b32 {$0, $1}, $2;", "=h,=h,r", [pairs], (gl.int16, gl.int16), True, 1)
-    both = gl.join(low.to(TYPE, bitcast=True), high.to(TYPE, bitcast=True))
-    return gl.reshape(both, [words.shape[0], words.shape[1], 2 * words.shape[2]])
-
-
-@gluon.jit
-def _floats(words):
-    """The four float8_e4m3fn of each word as float16: (SLICES, BLOCK_N, 4 · words)."""
-    e0, e1, e2, e3 = gl.inline_asm_elementwise(
-        """{
-        .reg .b16 low, high;
-        .reg .b32 first, second;
-        mov.b32 {low, high}, $4;
-        cvt.rn.f16x2.e4m3x2 first, low;
-        cvt.rn.f16x2.e4m3x2 second, high;
-        mov.b32 {$0, $1}, first;
-        mov.b32 {$2, $3}, second;
-        }""",
-        "=h,=h,=h,=h,r",
-        [words],
-        (gl.float16, gl.float16, gl.float16, gl.float16),
-        True,
-        1,
-    )
-    both = gl.join(gl.join(e0, e2), gl.join(e1, e3))
-    return gl.reshape(both, [words.shape[0], words.shape[1], 4 * words.shape[2]])
 
 
 @gluon.jit
@@ -225,7 +175,7 @@ def direct_kernel(
     STEPS: gl.constexpr = (CELLS + STEP - 1) // STEP
     TYPE: gl.constexpr = x_ptr.dtype.element_ty
     GATED: gl.constexpr = w2_ptr is not None
-    SUMS: gl.constexpr = _sums_layout(SLICES)
+    SUMS: gl.constexpr = sums_layout(SLICES)
     # What a thread loads at once, 16 bytes, is its part of the operand; 4-bit words become eight numbers each later.
     WIDE: gl.constexpr = 128 // w_ptr.dtype.element_ty.primitive_bitwidth
     WORDS: gl.constexpr = gl.DotOperandLayout(0, SUMS, WIDE)
@@ -291,18 +241,18 @@ def direct_kernel(
             part2 = part
             for i in gl.static_range(4):
                 if ROWS == 1:
-                    x = _from_row(row_x, step * 4 + i, 2 * BLOCK_C, SLICES, X)
+                    x = from_row(row_x, step * 4 + i, 2 * BLOCK_C, SLICES, X)
                 else:
                     k = (step * STEP + slice_x * BLOCK_C) * 8 + i * 2 * BLOCK_C + column
                     x = _inputs(
                         x_ptr, norm_weight_ptr, norm_bias_ptr, pre_scale_ptr, 1.0, mean, rstd, m, k, rows, K, KIND,
                         NORM, TYPE,
                     )  # fmt: skip
-                q = gl.convert_layout(_pairs(w_now, one, i, TYPE), W, assert_trivial=True)
+                q = gl.convert_layout(pairs_of_nibbles(w_now, one, i, TYPE), W, assert_trivial=True)
                 part = mma_v2(q, x, part)
                 part = mma_v2(excess, x, part)
                 if GATED:
-                    q2 = gl.convert_layout(_pairs(w2_now, one, i, TYPE), W, assert_trivial=True)
+                    q2 = gl.convert_layout(pairs_of_nibbles(w2_now, one, i, TYPE), W, assert_trivial=True)
                     part2 = mma_v2(q2, x, part2)
                     part2 = mma_v2(excess, x, part2)
             acc += part * scales_now
@@ -310,7 +260,7 @@ def direct_kernel(
                 acc2 += part2 * scales2_now
         else:
             if ROWS == 1:
-                x = _from_row(row_x, step, CELL * BLOCK_C, SLICES, X)
+                x = from_row(row_x, step, CELL * BLOCK_C, SLICES, X)
             else:
                 column = gl.arange(0, CELL * BLOCK_C, layout=gl.SliceLayout(0, gl.SliceLayout(2, X)))[None, :, None]
                 k = (step * STEP + slice_x * BLOCK_C) * CELL + column
@@ -319,9 +269,9 @@ def direct_kernel(
                     KIND, NORM, TYPE,
                 )  # fmt: skip
             if KIND == FP8:
-                acc = mma_v2(gl.convert_layout(_floats(w_now), W, assert_trivial=True), x, acc)
+                acc = mma_v2(gl.convert_layout(floats_of_bytes(w_now), W, assert_trivial=True), x, acc)
                 if GATED:
-                    acc2 = mma_v2(gl.convert_layout(_floats(w2_now), W, assert_trivial=True), x, acc2)
+                    acc2 = mma_v2(gl.convert_layout(floats_of_bytes(w2_now), W, assert_trivial=True), x, acc2)
             else:
                 acc = mma_v2(w_now, x, acc)
                 if GATED:
