@@ -109,7 +109,7 @@ class Layers:
             return
         seconds = time.perf_counter() - self.started
         self.times.append(seconds)
-        if seconds > self.limit_s:
+        if seconds > self.limit_s and event.done != event.total:
             raise OutOfTime
 
     def of_all(self, layers: int) -> float:
@@ -175,13 +175,13 @@ def row(method: str, model: Path, shape: dict[str, Any], asked: argparse.Namespa
     host_peak(reset=True)
     watch, layers = Layers(asked.limit), shape["num_hidden_layers"]
     output = model.parent / "out"
-    error, remark = float("nan"), "whole"
+    error = "–"
     try:
         report = quantize_model(
             model, output, QuantConfig(**METHODS[method]), tokens, device=asked.device, quantizer="ours", progress=watch
         )
         seconds = time.perf_counter() - watch.started
-        error = statistics.fmean(layer.output_relative_error or 0.0 for layer in report.layers)
+        error = f"{100 * statistics.fmean(layer.output_relative_error or 0.0 for layer in report.layers):.2f} %"
         written = sum(file.stat().st_size for file in output.glob("*.safetensors")) / 1e9
         remark = f"whole, {written:.1f} GB written, {seconds - watch.times[-1]:.1f} s after the last layer"
         shutil.rmtree(output)
@@ -193,7 +193,7 @@ def row(method: str, model: Path, shape: dict[str, Any], asked: argparse.Namespa
     return (
         f"| {method} | {seconds / 60:.2f} | {BOUND_MINUTES} | {watch.times[0]:.2f} | {watch.mean():.2f} "
         f"| {floor / 60:.2f} at {rate / 1e12:.1f} TFLOP/s | {100 * floor / seconds:.0f} % | {peak:.1f} "
-        f"| {host_peak():.1f} | {100 * error:.2f} % | {remark} |"
+        f"| {host_peak():.1f} | {error} | {remark} |"
     )
 
 
