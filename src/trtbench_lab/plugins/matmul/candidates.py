@@ -22,24 +22,26 @@ def candidates(problem: Problem) -> list[Choice]:
     """Return the choices that `tune` measures; the first is the default where nothing is measured."""
     rows = problem.rows
     if rows == 1 and problem.kind not in ("int8_int8", "fp8_fp8"):
-        vectors = _matvec(problem)
-        few, streams = 2 if problem.kind in ("int4", "fp8") else 3, _streams(problem)
-        if problem.kind == "dense":
-            return [*vectors[:4], *streams[:3], *vectors[4:], *streams[3:], *_slices(problem)[:few]]
-        return [
-            *vectors[:1], *streams[:3], *_direct(problem)[:2], *vectors[1:3], *streams[3:], *_direct(problem)[2:],
-            *vectors[3:], *_slices(problem)[:few],
-        ]  # fmt: skip
+        return _one_row(problem)
     if rows <= 16:
-        slices, streams = _slices(problem), _streams(problem)
-        few = [*slices[:1], *_direct(problem)[:2], *streams[:3], *_direct(problem)[2:], *slices[1:], *streams[3:]]
-        return [*few, *_few_rows(problem), Choice("library")]
+        slices, direct, streams = _slices(problem), _direct(problem), _streams(problem)
+        narrow = [*slices[:1], *direct[:2], *streams[:3], *direct[2:], *slices[1:], *streams[3:]]
+        return [*narrow, *_few_rows(problem), Choice("library")]
     if rows <= 64:
         return [*_few_rows(problem), Choice("library")]
     large = _large(problem)
     if problem.kind == "int8_int8":  # the library's sums are int32 in memory, and everything else follows apart
         return [*_integer_tiles(problem), Choice("library")]
     return [*large, Choice("library")] if problem.norm is not None else [Choice("library"), *large]
+
+
+def _one_row(problem: Problem) -> list[Choice]:
+    vectors, direct, streams = _matvec(problem), _direct(problem), _streams(problem)
+    slices = _slices(problem)[: 2 if problem.kind in ("int4", "fp8") else 3]
+    if problem.kind == "dense":
+        return [*vectors[:4], *streams[:3], *vectors[4:], *streams[3:], *slices]
+    likely = [*vectors[:1], *streams[:3], *direct[:2], *vectors[1:3]]
+    return [*likely, *streams[3:], *direct[2:], *vectors[3:], *slices]
 
 
 def _matvec(problem: Problem) -> list[Choice]:
