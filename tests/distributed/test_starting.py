@@ -51,11 +51,14 @@ def test_mpich_is_started_by_the_launcher_that_opens_no_port(tmp_path: Path) -> 
 def test_open_mpi_is_told_what_root_and_one_machine_need(tmp_path: Path) -> None:
     mpiexec = program(tmp_path / "mpiexec", "echo 'mpiexec (Open MPI) 5.0.11'")
     assert mpi.local_launcher(mpiexec).kind == "Open MPI"
-    root, other = mpi.open_mpi_environment(is_root=True), mpi.open_mpi_environment(is_root=False)
+    root, other = (mpi.open_mpi_environment("mpiexec (Open MPI) 5.0.11", is_root=is_root) for is_root in (True, False))
     assert root["OMPI_ALLOW_RUN_AS_ROOT"] == root["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] == "1"
     assert "OMPI_ALLOW_RUN_AS_ROOT" not in other
     assert other["OMPI_MCA_btl"] == "self,sm"
     assert other["PRTE_MCA_rmaps_default_mapping_policy"] == ":oversubscribe"
+    # Before 5, shared memory had another name, and this one ended the ranks' start.
+    old = program(tmp_path / "old mpiexec", "echo 'mpiexec.openmpi (OpenRTE) 4.1.6'")
+    assert mpi.local_launcher(old).environment["OMPI_MCA_btl"] == "self,vader"
 
 
 def test_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

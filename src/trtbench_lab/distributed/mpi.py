@@ -17,6 +17,7 @@ KINDS = {
     "Open MPI": re.compile(r"open ?mpi|openrte|prte|\bprrte\b", re.IGNORECASE),
     "MPICH": re.compile(r"mpich|hydra|intel\(r\) mpi|mvapich", re.IGNORECASE),
 }
+_OLD_OPEN_MPI = re.compile(r"(?:open ?mpi|openrte)\)? v?[1-4]\.", re.IGNORECASE)
 _FORKS = "mpiexec.gforker"
 INSTALL = "Install one: pip install 'trtbench-lab[mpi]'"
 
@@ -79,25 +80,27 @@ def local_launcher(mpiexec: str | None = None) -> Launcher:
     found = mpiexec or find_mpiexec()
     if found is None:
         raise WorldError("There is no mpiexec to start ranks with.", where="mpiexec", remedy=INSTALL + ".")
-    kind = kind_of(version_text(found)) or "unknown"
+    text = version_text(found)
+    kind = kind_of(text) or "unknown"
     if kind == "Open MPI":
-        return Launcher((found,), kind, open_mpi_environment(is_root=os.geteuid() == 0))
+        return Launcher((found,), kind, open_mpi_environment(text, is_root=os.geteuid() == 0))
     # Hydra, MPICH's usual launcher, waits for its helpers on every interface; gforker forks and opens no port.
     fork = Path(found).resolve().with_name(_FORKS)
     command = (str(fork),) if kind == "MPICH" and os.access(fork, os.X_OK) else (found,)
     return Launcher(command, kind, {"UCX_TLS": "self,sm"} if kind == "MPICH" else {})
 
 
-def open_mpi_environment(*, is_root: bool) -> dict[str, str]:
+def open_mpi_environment(version: str, *, is_root: bool) -> dict[str, str]:
     """Return what Open MPI 4 and 5 need on one machine: shared memory between ranks, no core tied to one.
 
+    What carries messages by shared memory is called vader up to Open MPI 4, where sm ends the start, and sm since 5.
     Its launcher waits for helpers on every interface all the same: its runtime accepts no loopback interface.
     """
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if is_root else {}
     return {
         **root,
         "OMPI_MCA_pml": "ob1",
-        "OMPI_MCA_btl": "self,sm",
+        "OMPI_MCA_btl": "self,vader" if _OLD_OPEN_MPI.search(version) else "self,sm",
         # More ranks than cores may be asked for, and a rank's threads may use any core.
         "OMPI_MCA_rmaps_base_oversubscribe": "true",
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",

@@ -16,6 +16,7 @@ from .shared_names import forget_own_names
 _MESSAGE, _CONFIRMED = 11, 12
 _EAGER_BYTES = 8192
 """Messages up to here leave the sender at once in every MPI; larger ones are waited for."""
+_LAST_WORDS_S = 0.5
 _SPIN_S, _NAP_S, _LONGEST_NAP_S = 2e-3, 50e-6, 1e-3
 
 
@@ -83,6 +84,8 @@ class MpiControl:
         return not missing
 
     def abort(self, code: int = 1) -> NoReturn:
+        # Open MPI's launcher ends at once and does not pass on what it has not yet read.
+        time.sleep(_LAST_WORDS_S)
         self._mpi.COMM_WORLD.Abort(code)
         raise SystemExit(code)  # not reached: Abort ends the process
 

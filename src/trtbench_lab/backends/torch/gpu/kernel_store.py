@@ -150,7 +150,8 @@ def forget_compiled() -> None:
     import gc
 
     for found in gc.get_objects():
-        if isinstance(found, JITFunction) and "trtbench_lab" in getattr(found, "__module__", ""):
+        # By type, not isinstance: asked for their class, deprecated names of torch warn.
+        if issubclass(type(found), JITFunction) and "trtbench_lab" in getattr(found, "__module__", ""):
             found.device_caches.clear()
 
 
