@@ -17,9 +17,10 @@ from tests.backends.quantized_models import (
     quantized_checkpoint,
     rounded_cache_logits,
 )
+from tests.ranks.direct_build import build_here
 
 from trtbench_lab.backends.registry import backend
-from trtbench_lab.engine import build
+from trtbench_lab.engine import Engine
 from trtbench_lab.errors import BuildError
 from trtbench_lab.runtime import ModelRunner
 from trtbench_lab.specs import BuildConfig, ModelConfig, QuantConfig, SamplingConfig
@@ -126,8 +127,9 @@ def test_a_quantized_cache_is_read_with_the_checkpoints_steps(shelf, family, cac
 @pytest.mark.parametrize("cache", ["INT8", "FP8"])
 def test_an_engine_with_a_quantized_cache_generates(shelf, cache, tmp_path):
     quantized_checkpoint(shelf.model("llama"), tmp_path / "checkpoint", {"kv_cache_quant_algo": cache})
-    engine = build(tmp_path / "checkpoint", BuildConfig(backend="torch"), tmp_path / "engine", use_cache=False)
-    with ModelRunner.from_engine(engine) as runner:
+    with ModelRunner.from_dir(
+        build_here(tmp_path / "checkpoint", BuildConfig(backend="torch"), tmp_path / "engine")
+    ) as runner:
         found = runner.generate(TOKENS.tolist(), sampling_config=SamplingConfig(max_new_tokens=4, end_id=-1))
     assert found["output_ids"].shape[-1] == 9 + 4
 
@@ -148,7 +150,7 @@ def test_the_table_of_the_documentation_names_every_algorithm_and_these_tests_ru
 def test_an_emulation_says_so(shelf, algo, tmp_path):
     """In the notes kept with an engine, its summary, its inspection, and what goes with each result."""
     checkpoint = shelf.checkpoint("gpt2", "fp8" if algo == "FP8" else "w4a8")
-    engine = build(checkpoint, BuildConfig(backend="onnxruntime"), tmp_path / "engine", use_cache=False)
+    engine = Engine.from_dir(build_here(checkpoint, BuildConfig(backend="onnxruntime"), tmp_path / "engine"))
     assert any("FP8 emulated" in note for note in engine.config.notes)
     assert engine.summary()["quantization"] == f"{algo} (FP8 emulated)"
     assert engine.inspect().quantization == f"{algo} (FP8 emulated)"

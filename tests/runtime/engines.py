@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.ranks.direct_build import build_here
 
 from trtbench_lab.checkpoint import config_from_source, convert
-from trtbench_lab.engine import Engine, build
+from trtbench_lab.engine import Engine
 from trtbench_lab.intake.huggingface import open_hf_folder
 from trtbench_lab.specs import BuildConfig
 
@@ -16,10 +16,9 @@ LIMITS = {"max_batch_size": 4, "max_input_len": 64, "max_seq_len": 100, "max_bea
 
 
 def engine_of(hf_model: Any, backend: str, folder: Path, **options: Any) -> Engine:
-    """Save, convert and build; in a home of its own, so that nothing comes from a cache."""
+    """Save, convert and build."""
     hf_model.save_pretrained(folder / "hf")
     source = open_hf_folder(folder / "hf")
     convert(source, folder / "checkpoint", config=config_from_source(source, dtype="float32"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRTBENCH_HOME", str(folder / "home"))
-        return build(folder / "checkpoint", BuildConfig(backend=backend, **{**LIMITS, **options}), folder / "engine")
+    config = BuildConfig(backend=backend, **{**LIMITS, **options})
+    return Engine.from_dir(build_here(folder / "checkpoint", config, folder / "engine"))

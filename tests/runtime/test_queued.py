@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from tests.backends.models import checkpoint_of, random_model
+from tests.ranks.direct_build import build_here
 
-from trtbench_lab.engine import build
 from trtbench_lab.errors import RequestError
 from trtbench_lab.runtime import ModelRunner
 from trtbench_lab.specs import BuildConfig, PluginConfig
@@ -34,7 +34,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelRunner]:
 
 def runner_of(folder: Path, name: str, plugins: PluginConfig, **changes: object) -> ModelRunner:
     config = BuildConfig(**{**LIMITS, "plugin_config": plugins, "compute_dtype": "float32", "opt_level": 0, **changes})
-    return ModelRunner.from_engine(build(folder / "checkpoint", config, folder / name, use_cache=False))
+    return ModelRunner.from_dir(build_here(folder / "checkpoint", config, folder / name))
 
 
 @pytest.mark.parametrize("form", ["paged", "contiguous"])

@@ -151,7 +151,9 @@ def test_one_key_value_head_is_on_every_rank(folder):
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
 def test_bytes_of_real_engines_and_caches(tmp_path, backend):
-    from trtbench_lab import BuildConfig, build, demo_model_dir
+    from tests.ranks.direct_build import build_here
+
+    from trtbench_lab import BuildConfig, Engine, demo_model_dir
     from trtbench_lab.checkpoint import convert
     from trtbench_lab.intake.huggingface import open_hf_folder
     from trtbench_lab.runtime import ModelRunner
@@ -159,7 +161,7 @@ def test_bytes_of_real_engines_and_caches(tmp_path, backend):
     source = open_hf_folder(demo_model_dir("llama"))
     convert(source, tmp_path / "checkpoint", config=None)
     config = BuildConfig(backend=backend, compute_dtype="float32", max_batch_size=2, max_input_len=64, max_seq_len=96)
-    engine = build(tmp_path / "checkpoint", config, tmp_path / "engine")
+    engine = Engine.from_dir(build_here(tmp_path / "checkpoint", config, tmp_path / "engine"))
     found = plan(tmp_path / "checkpoint", gpu="this", dtype="float32", backend=backend, batch_size=2, input_len=64,
                  output_len=32)  # fmt: skip
     with ModelRunner.from_engine(engine) as runner:
