@@ -17,6 +17,7 @@ from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 from triton.runtime.jit import create_function_from_signature
 
+from trtbench_lab.backends.protocol import QuietReporter
 from trtbench_lab.backends.torch import fused
 from trtbench_lab.backends.torch.gpu import ops
 from trtbench_lab.backends.torch.gpu.kernel_store import KernelStore, store_of
@@ -75,13 +76,25 @@ def test_a_build_tries_a_second_piece_of_every_count() -> None:
         tried.append((session.chunk_tokens, len(prompts[0]), new_tokens))
 
     session: Any = SimpleNamespace(chunk_tokens=8192, max_tokens=1024, start=start)
-    fused._try_pieces(session)
+    report = QuietReporter()
+    fused._try_pieces(session, report)
     assert tried == [(count, 2 * count, 1) for count in TOKEN_COUNTS]
     assert session.chunk_tokens == 8192
     tried.clear()
     session.max_tokens = 17
-    fused._try_pieces(session)
+    fused._try_pieces(session, report)
     assert [chunk for chunk, _, _ in tried] == [1, 2, 4, 8]
+    assert not report.lines
+
+    def too_large(prompts: list[list[int]], new_tokens: int) -> None:
+        raise RuntimeError("out of resource: shared memory")
+
+    session.start = too_large
+    fused._try_pieces(session, report)
+    assert session.chunk_tokens == 8192
+    ((level, line),) = report.lines
+    assert level == "warning"
+    assert line.endswith("pieces of 1 tokens could not be tried: RuntimeError: out of resource: shared memory")
 
 
 def test_without_being_told_triton_would_compile_several() -> None:

@@ -145,7 +145,9 @@ def finish_build(
             forget_compiled()
             executor.use_store(store)
             session_rows = [1] if build.opt_level < 3 else sorted({1, build.max_batch_size})
-            _try_out(executor, session_rows, pieces=True)
+            _try_out(executor, session_rows)
+            _try_pieces(executor.fused_session(), report)
+            executor.drop_session()
             store.keep_driver()
             count = store.pack(output_dir / kernels_file_name(rank))
             executor.use_store(KernelStore())
@@ -165,11 +167,8 @@ def _token_counts(build: BuildConfig) -> list[int]:
     return [1] if build.opt_level < 3 else sorted({1, every[-1]})
 
 
-def _try_out(executor: PagedTorchExecutor, rows: list[int], *, pieces: bool = False) -> None:
-    """Run a short prompt and decode steps as a session does, so that every kernel of them is compiled and right.
-
-    With `pieces` also those that prompts of other lengths take.
-    """
+def _try_out(executor: PagedTorchExecutor, rows: list[int]) -> None:
+    """Run a short prompt and decode steps as a session does, so that every kernel of them is compiled and right."""
     from ...errors import BuildError
 
     session = executor.fused_session()
@@ -187,12 +186,10 @@ def _try_out(executor: PagedTorchExecutor, rows: list[int], *, pieces: bool = Fa
         if longest > length:
             session.greedy().tokens()
             session.take(session.forward().argmax(dim=1)).tokens()
-    if pieces:
-        _try_pieces(session)
     executor.drop_session()
 
 
-def _try_pieces(session: FusedSession | StagedSession) -> None:
+def _try_pieces(session: FusedSession | StagedSession, report: BuildReporter) -> None:
     """Run prompts in two pieces of every count of tokens that has kernels of its own: the second reads the cache."""
     whole = session.chunk_tokens
     try:
@@ -201,5 +198,9 @@ def _try_pieces(session: FusedSession | StagedSession) -> None:
                 break
             session.chunk_tokens = count
             session.start([[0] * (2 * count)], 1)
+    except Exception as error:  # a GPU too small for a tile, say: prompts that need none of it run all the same
+        report.log(
+            "warning", f"Prompts in pieces of {count} tokens could not be tried: {type(error).__name__}: {error}"
+        )
     finally:
         session.chunk_tokens = whole
