@@ -89,6 +89,12 @@ def test_output_comes_while_the_cell_runs(world: World) -> None:
     assert all(f"{word} {rank}\n" in printed for word in ("early", "late") for rank in (0, 1))
 
 
+def test_what_a_call_printed_is_kept_when_it_ended_before_anyone_looked(world: World) -> None:
+    asked = world.ask(0, print, "early")
+    assert asked.wait_for_output(60)
+    assert world.metadata_of(asked)["stdout"] == "early\n"
+
+
 def test_lines_of_ranks_are_never_mixed(world: World) -> None:
     output = io.StringIO()
     results = world.run("for i in range(200): print('x' * 50, rank)", view=LineView(output))

@@ -414,7 +414,8 @@ class World:
 
     def metadata_of(self, asked: Any) -> Mapping[str, Any]:
         """Return what has arrived of a call: output, displays, data."""
-        found: Mapping[str, Any] = self._client.metadata[asked.msg_ids[0]]
+        # Not the client's own table, which forgets a call with its last output: a quick one would have said nothing.
+        found: Mapping[str, Any] = asked.metadata
         return found
 
     # ---- the ranks --------------------------------------------------------------------------------------------------
