@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 import triton
+from tests.backends.models import checkpoint_of, random_model
+from tests.ranks.direct_build import build_here
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
@@ -20,9 +22,11 @@ from triton.runtime.jit import create_function_from_signature
 from trtbench_lab.backends.protocol import QuietReporter
 from trtbench_lab.backends.torch import fused
 from trtbench_lab.backends.torch.gpu import ops
-from trtbench_lab.backends.torch.gpu.kernel_store import KernelStore, store_of
+from trtbench_lab.backends.torch.gpu.kernel_store import KernelStore, forget_compiled, store_of
 from trtbench_lab.backends.torch.gpu.tuning import TOKEN_COUNTS
 from trtbench_lab.plugins.gpt_attention.kernels.flash import flash_kernel
+from trtbench_lab.runtime import ModelRunner
+from trtbench_lab.specs import BuildConfig
 
 MEMORY = torch.zeros(64, dtype=torch.int32)
 PLACES = [MEMORY[at:] for at in (0, 1, 2, 3, 4)]  # four bytes apart: of any alignment
@@ -147,3 +151,21 @@ def test_a_list_that_is_none_is_left_alone(tmp_path: Path) -> None:
     folder = store_of(tmp_path / "rank0.engine").folder
     assert folder is not None
     assert (folder / "ab" / "__grp__k.json").read_text() == "[1, 2]"
+
+
+@pytest.mark.gpu
+def test_first_tokens_of_prompts_of_any_length_compile_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint_of(random_model("llama", tmp_path / "hf"), tmp_path / "checkpoint")
+    config = BuildConfig(
+        backend="torch", compute_dtype="float16", opt_level=1, max_batch_size=1, max_input_len=40, max_seq_len=48
+    )
+    engine = build_here(tmp_path / "checkpoint", config, tmp_path / "engine")
+    monkeypatch.setenv("TRTBENCH_HOME", str(tmp_path / "home"))
+    forget_compiled()
+    found: list[bool] = []
+    monkeypatch.setattr(triton.knobs.compilation, "listener", lambda cache_hit, **_: found.append(cache_hit))
+    with ModelRunner.from_dir(engine) as runner:
+        for length in (1, 2, 3, 4, 7, 8, 16, 17, 33, 40):
+            runner.generate([list(range(length))], max_new_tokens=3)
+    assert found
+    assert all(found)
