@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.ranks.direct_build import build_here
 
 from trtbench_lab import workbench
 from trtbench_lab.specs import BuildConfig
-from trtbench_lab.specs.requests import BuildSpec, ConvertSpec
+from trtbench_lab.specs.requests import ConvertSpec
 
 
 @pytest.fixture(scope="session")
@@ -18,9 +19,9 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRTBENCH_HOME", str(home / "cache"))
         source = ConvertSpec(source="demo:llama", output_dir=str(home / "checkpoint"), dtype="float32")
-        checkpoint = workbench.convert(source).output_dir
+        checkpoint = Path(workbench.convert(source).output_dir)
         for backend in ("onnxruntime", "torch"):
             limits = {"max_batch_size": 2, "max_input_len": 96, "max_seq_len": 128}
             config = BuildConfig(backend=backend, visualize=backend == "onnxruntime", **limits)
-            workbench.build(BuildSpec(checkpoint_dir=checkpoint, output_dir=str(home / backend), build_config=config))
+            build_here(checkpoint, config, home / backend)
     return {backend: home / backend for backend in ("onnxruntime", "torch")}

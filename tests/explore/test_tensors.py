@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.ranks.direct_build import build_here
 from transformers import AutoModelForCausalLM
 
-from trtbench_lab import workbench
 from trtbench_lab.cli import main
 from trtbench_lab.demo import demo_model_dir
 from trtbench_lab.engine import Engine
@@ -20,7 +20,6 @@ from trtbench_lab.explore.recording.workload import Step, step_tensors
 from trtbench_lab.explore.tensors import differences, summaries
 from trtbench_lab.network.node_names import output_nodes, parts_of
 from trtbench_lab.specs import BuildConfig
-from trtbench_lab.specs.requests import BuildSpec
 
 BACKENDS = ("torch", "onnxruntime")
 TOLERANCE = 2e-4  # float32, sums in another order; values reach 10
@@ -29,16 +28,12 @@ TOLERANCE = 2e-4  # float32, sums in another order; values reach 10
 @pytest.fixture(scope="module")
 def paged(engines: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model with packed tokens and a paged cache."""
-    folder = tmp_path_factory.mktemp("paged")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRTBENCH_HOME", str(folder / "home"))
-        config = BuildConfig.from_dict(
-            {"backend": "torch", "max_batch_size": 2, "max_input_len": 96, "max_seq_len": 128,
-             "plugin_config": {"gpt_attention_plugin": "float32"}}
-        )  # fmt: skip
-        source = str(engines["torch"].parent / "checkpoint")
-        workbench.build(BuildSpec(checkpoint_dir=source, output_dir=str(folder / "engine"), build_config=config))
-    return folder / "engine"
+    config = BuildConfig.from_dict(
+        {"backend": "torch", "max_batch_size": 2, "max_input_len": 96, "max_seq_len": 128,
+         "plugin_config": {"gpt_attention_plugin": "float32"}}
+    )  # fmt: skip
+    checkpoint = engines["torch"].parent / "checkpoint"
+    return build_here(checkpoint, config, tmp_path_factory.mktemp("paged") / "engine")
 
 
 def of_hugging_face(executor: Any, step: Step) -> dict[str, torch.Tensor]:
