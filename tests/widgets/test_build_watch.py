@@ -62,7 +62,7 @@ def test_the_child_of_a_build_tells_its_phases_and_log(tmp_path, monkeypatch):
     convert(ConvertSpec(source=str(demo_model_dir("gpt2")), output_dir=str(tmp_path / "checkpoint")))
     out = io.StringIO()
     words = ["build", "--checkpoint_dir", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "engine")]
-    assert _done([*words, "--max_seq_len", "64", "--max_input_len", "32", "--backend", "onnxruntime"], out) == 0
+    assert _done([*words, "--max_seq_len", "64", "--max_input_len", "32", "--backend", "torch"], out) == 0
     messages = [json.loads(line) for line in out.getvalue().splitlines()]
     _, watch = told(*(BuildEvent(**one["event"]) for one in messages if one["type"] == "event"))
     assert messages[-1]["type"] == "result"
