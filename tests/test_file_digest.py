@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtbench_lab import file_digest
@@ -22,7 +22,8 @@ def defined(content: bytes, chunk_bytes: int) -> str:
     return f"xxh3_128_by_16MiB:{state.hexdigest()}"
 
 
-@given(content=st.binary(max_size=300), chunk_bytes=st.integers(1, 80), piece_bytes=st.integers(1, 50))
+@settings(deadline=None)
+@given(content=st.binary(max_size=300), chunk_bytes=st.integers(4, 80), piece_bytes=st.integers(3, 50))
 def test_definition(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, chunk_bytes: int, piece_bytes: int
 ) -> None:
