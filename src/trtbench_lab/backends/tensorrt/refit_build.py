@@ -39,9 +39,7 @@ class RefittedPlans:
         Where progress goes.
     """
 
-    def __init__(
-        self, engine_dir: Path, checkpoint_dir: Path, rank: int, options: BuildConfig, report: BuildReporter
-    ):
+    def __init__(self, engine_dir: Path, checkpoint_dir: Path, rank: int, options: BuildConfig, report: BuildReporter):
         self._engine_dir, self._rank, self._options, self._report = engine_dir, rank, options, report
         with report.phase("load checkpoint"):
             checkpoint = open_checkpoint(checkpoint_dir)
