@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# Drawn examples are the same in every run, and none has a time limit: neither chance nor a busy machine decides.
+# Others are drawn with `pytest --hypothesis-profile default`.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
 
 
 def pytest_configure() -> None:

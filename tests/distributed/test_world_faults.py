@@ -67,7 +67,7 @@ def test_a_rank_is_killed_in_a_collective(world: World) -> None:
 
 def test_a_rank_that_dies_between_cells_is_replaced_by_the_next(world: World) -> None:
     os.kill(world.status()[0].pid, signal.SIGKILL)
-    assert wait_for(lambda: world.status()[0].state == "dead", 3)
+    assert wait_for(lambda: world.status()[0].state == "dead", 20)
     assert world.run("comm.allreduce(rank)").values == [1, 1]
 
 
