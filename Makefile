@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The notebooks and tests never need a network; this keeps libraries from trying.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
-.PHONY: help tour lab test browser lint typecheck floors docs clean
+.PHONY: help tour lab test browser lint typecheck floors collect docs clean
 
 help:
 	@echo "make tour   set up .venv and run notebooks/00_tour.ipynb; results go to $(TOUR)/"
@@ -42,7 +42,7 @@ lab: $(VENV)/.lab
 	@$(BIN)/jupyter lab notebooks/00_tour.ipynb
 
 test: $(VENV)/.test
-	@$(MAKE) --no-print-directory --jobs 2 typecheck lint floors
+	@$(MAKE) --no-print-directory --jobs 2 typecheck lint floors collect
 	@echo "Running every CPU test."
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder -m "not gpu and not mpi and not browser and not tensorrt" \
 		|| { echo "Some tests failed: see the summary above."; exit 1; }
@@ -70,6 +70,12 @@ typecheck: $(VENV)/.test
 floors: $(VENV)/.test
 	@echo "Checking that every room imports only from the floors below it."
 	@$(BIN)/lint-imports || { echo "An import breaks the floors of docs/architecture.md: see above."; exit 1; }
+
+# Beside mypy, which leaves a core free: what is compiled here, each of the processes that run the tests need not.
+collect: $(VENV)/.test
+	@echo "Reading every test."
+	@found=$$($(OFFLINE) $(BIN)/python -m pytest --collect-only -q 2>&1) \
+		|| { tail -40 <<< "$$found"; echo "Some tests cannot be read: see above."; exit 1; }
 
 docs: $(VENV)/.lab
 	@$(BIN)/python scripts/make_option_table.py
