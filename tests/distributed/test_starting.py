@@ -95,21 +95,6 @@ def test_each_rank_sees_its_gpu_first(
     assert engine.os.environ[OWN_GPU] == (visible.split(",")[0] if dealt else "")
 
 
-def test_gpus_are_counted_without_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_DRIVER", tmp_path / "driver")
-    monkeypatch.setattr(engine, "_DEVICES", tmp_path)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert engine.gpus_here() == []
-    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
-        (tmp_path / name).touch()
-    assert engine.gpus_here() == ["0", "1"]
-    for name in ("0000:0a:00.0", "0000:0b:00.0", "0000:0c:00.0"):
-        (tmp_path / "driver" / "gpus" / name).mkdir(parents=True)
-    assert engine.gpus_here() == ["0", "1", "2"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert engine.gpus_here() == []
-
-
 LINE = (
     "start --launcher slurm --nodes 2 --ntasks-per-node 8 --gpus_per_node 8 --account research --partition gpu "
     "--time 02:00:00 --container_image nvcr.io/x:1 --container_mounts /data:/data --srun_mpi pmix --dry-run"

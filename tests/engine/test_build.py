@@ -235,6 +235,24 @@ def test_ranks_are_shared_out_over_gpus():
     assert notes == ["4 ranks were to be built side by side; with 2 GPUs they are built 2 at a time."]
 
 
+def test_workers_that_build_side_by_side_find_another_gpu_first(two_rank_checkpoint_dir, fake, monkeypatch):
+    from trtbench_lab.engine import process, workload
+
+    seen: list[str] = []
+    real = process.subprocess.Popen
+
+    def started(command, *arguments, **keywords):
+        if "trtbench_lab.engine.worker" in command:
+            seen.append(keywords["env"]["CUDA_VISIBLE_DEVICES"])
+        return real(command, *arguments, **keywords)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    monkeypatch.setattr(workload, "machine_fingerprint", lambda: {"cpu_cores_usable": 2, "gpus": []})
+    monkeypatch.setattr(process.subprocess, "Popen", started)
+    build(two_rank_checkpoint_dir, BuildConfig(parallel_build=True), builder=fake())
+    assert seen == ["4,6,7", "6,7,4"]
+
+
 def test_model_in_memory(checkpoint_dir, fake, tmp_path):
     mark = tmp_path / "mark"
     model = AutoModelForCausalLM.from_checkpoint(checkpoint_dir)

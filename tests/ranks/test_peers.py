@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trtbench_lab.errors import EngineError
-from trtbench_lab.ranks import Launch, distributed, mpi
+from trtbench_lab.ranks import Launch, distributed, gpus, mpi
 from trtbench_lab.ranks.launch import OWN_GPU
 from trtbench_lab.ranks.peers import Sight, sight_of, why_apart
 
@@ -97,3 +97,18 @@ def test_ranks_that_were_dealt_the_same_gpu_are_refused(monkeypatch):
     monkeypatch.setattr(mpi, "load_mpi", lambda: world)
     with pytest.raises(EngineError, match="Ranks 1 and 2 have the same GPU"):
         distributed._check_gpus(torch.device("cuda", 0))
+
+
+def test_gpus_are_counted_without_cuda(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus, "_DRIVER", tmp_path / "driver")
+    monkeypatch.setattr(gpus, "_DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus.gpus_here() == []
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert gpus.gpus_here() == ["0", "1"]
+    for name in ("0000:0a:00.0", "0000:0b:00.0", "0000:0c:00.0"):
+        (tmp_path / "driver" / "gpus" / name).mkdir(parents=True)
+    assert gpus.gpus_here() == ["0", "1", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert gpus.gpus_here() == []

@@ -11,13 +11,13 @@ import signal
 import socket
 from pathlib import Path
 
+from ..ranks.gpus import gpus_here, with_first
 from ..ranks.launch import OWN_GPU
 from .names import FOLDER, GPUS
 
 STACK_SIGNAL = signal.SIGUSR1
 """Makes a rank write where it stands, in the middle of a blocked MPI call too."""
 _LOCAL_RANK = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
-_DRIVER, _DEVICES = Path("/proc/driver/nvidia"), Path("/dev")
 _RANK = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 
 
@@ -52,22 +52,8 @@ def pin_gpu() -> None:
         return
     gpus = [gpu for gpu in os.environ.get(GPUS, "").split(",") if gpu] or gpus_here()
     if gpus:
-        if "CUDA_VISIBLE_DEVICES" not in os.environ:
-            os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # numbers are nvidia-smi's, as they are shown
-        first = local % len(gpus)
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first:] + gpus[:first])
-        os.environ[OWN_GPU] = gpus[first]
-
-
-def gpus_here() -> list[str]:
-    """Return the GPUs that processes started from here may use, without loading CUDA."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
-    for found in (_DRIVER.glob("gpus/*"), _DEVICES.glob("nvidia[0-9]*")):  # containers may lack the first
-        if count := sum(1 for _ in found):
-            return [str(index) for index in range(count)]
-    return []
+        os.environ.update(with_first(gpus, local))
+        os.environ[OWN_GPU] = gpus[local % len(gpus)]
 
 
 def _number(names: tuple[str, ...]) -> int | None:

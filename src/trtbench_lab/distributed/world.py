@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from ..errors import SpecError, WorldError, require
 from ..progress import ProgressSink, phase
+from ..ranks.gpus import gpus_here
 from .cell import GRACE_S, PendingCell, ranks_from
-from .engine import gpus_here
 from .faults import ranks_in_words
 from .keeper import end_processes
 from .names import FOLDER, FOLDER_PREFIX, RANKS, WORLD

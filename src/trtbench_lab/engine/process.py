@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BuildError
+from ..ranks.gpus import gpus_here, with_first
 from .events import encode_message
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +25,9 @@ class WorkerProcess:
     ----------
     request
         What to build; see `worker.build_ranks`.
+    gpu
+        Number, among the GPUs that this process may use, of the one that the worker finds first; None leaves it the
+        first of all. Builders time kernels, so two at a time must not share one.
 
     Attributes
     ----------
@@ -33,7 +37,7 @@ class WorkerProcess:
         Process id of the worker's watchdog, once the worker has said it.
     """
 
-    def __init__(self, request: dict[str, Any]):
+    def __init__(self, request: dict[str, Any], gpu: int | None = None):
         if not sys.executable:
             raise BuildError(
                 "This Python does not know its own executable, so no build process can be started.",
@@ -56,7 +60,7 @@ class WorkerProcess:
                 stderr=output_write,
                 pass_fds=theirs,
                 start_new_session=True,
-                env=_environment(),
+                env={**_environment(), **({} if gpu is None else with_first(gpus_here(), gpu))},
             )
         except OSError as error:
             for descriptor in (self._control_fd, self.events_fd, self.output_fd, self._life_fd):

@@ -52,8 +52,8 @@ def run_workers(requests: list[dict[str, Any]], monitor: BuildMonitor) -> None:
     kills_before = oom_kills()
     workers: list[_Watched] = []
     try:
-        for request in requests:
-            workers.append(_Watched(WorkerProcess(request)))
+        for number, request in enumerate(requests):
+            workers.append(_Watched(WorkerProcess(request, number if len(requests) > 1 else None)))
             monitor.phase_changed(_START, "running", 0.0, workers[-1].rank)
         _watch(workers, monitor, kills_before)
     finally:
