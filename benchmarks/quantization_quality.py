@@ -4,6 +4,12 @@ Every checkpoint is computed by definition, in float32, beside Hugging Face's ow
 are paired bootstraps over windows. AWQ and GPTQ are also compared with round-to-nearest of the same groups directly.
 
     python benchmarks/quantization_quality.py [--models gpt2 llama] [--tokens 60000] [--output quality.json]
+
+With `--calib_seeds` every method is calibrated once a seed, on other texts of the corpus, and a window's sums are those
+of all seeds: what the method does, rather than one choice of texts. `--stories` scores new stories of the generator,
+which are in no split, so that looking at them chooses nothing for the held-out ones.
+
+    python benchmarks/quantization_quality.py --models gpt2 --stories 120 --calib_seeds 0 1 2 3 --methods AWQ GPTQ
 """
 
 from __future__ import annotations
@@ -11,6 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -18,9 +26,10 @@ import torch
 from trtbench_lab.calibration import quantize_model
 from trtbench_lab.calibration.text import demo_texts, tokens_for
 from trtbench_lab.demo import demo_model_dir
+from trtbench_lab.demo.corpus import make_records
 from trtbench_lab.evaluation.definition import definition_runner
 from trtbench_lab.evaluation.paired import Bootstrap, paired_metric
-from trtbench_lab.evaluation.token_quality import scored_windows, token_metrics, window_scores
+from trtbench_lab.evaluation.token_quality import WindowScores, scored_windows, token_metrics, window_scores
 from trtbench_lab.intake.huggingface import open_hf_folder
 from trtbench_lab.intake.tokenizer import load_tokenizer
 from trtbench_lab.runtime import HFRunner
@@ -42,27 +51,32 @@ METHODS: dict[str, tuple[dict, dict, float]] = {  # configuration, options, most
 NEAREST = "INT4 groups, nearest"
 
 
-def measured(model: str, num_tokens: int) -> dict:
+def measured(model: str, num_tokens: int, methods: list[str], seeds: list[int], texts: list[str]) -> dict:
     """Return what each method costs a demo model."""
     folder = demo_model_dir(model)
     source, tokenizer = open_hf_folder(folder), load_tokenizer(folder)
-    calibration = tokens_for(source, None, CalibrationConfig())
-    texts = [tokenizer(text)["input_ids"] for text in demo_texts("test")]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
     hf = HFRunner.from_dir(folder)
-    scores: dict[str, list] = {name: [] for name in METHODS}
-    with tempfile.TemporaryDirectory() as scratch:
-        runners = {}
-        for name, (config, options, _) in METHODS.items():
-            target = Path(scratch) / str(len(runners))
-            quantize_model(source, target, QuantConfig(**config), calibration, dtype="float32", **options)
-            runners[name] = definition_runner(target)
-            print(f"{model}: {name} quantized", flush=True)
-        for number, begin, end, first in scored_windows([len(ids) for ids in texts], window=512, tokens=num_tokens):
-            piece, at = texts[number][begin:end], [first - 1 - begin]
-            baseline = hf.logits_of([piece[:-1]], at)[0]
-            targets = torch.tensor(texts[number][first:end])
-            for name, runner in runners.items():
-                scores[name].append(window_scores(runner.logits_of([piece[:-1]], at)[0], baseline, targets))
+    by_seed = []
+    for seed in seeds:
+        calibration = tokens_for(source, None, CalibrationConfig(calib_seed=seed))
+        found: dict[str, list[WindowScores]] = {name: [] for name in methods}
+        with tempfile.TemporaryDirectory() as scratch:
+            runners = {}
+            for name in methods:
+                config, options, _ = METHODS[name]
+                target = Path(scratch) / str(len(runners))
+                quantize_model(source, target, QuantConfig(**config), calibration, dtype="float32", **options)
+                runners[name] = definition_runner(target)
+                print(f"{model}, seed {seed}: {name} quantized", flush=True)
+            for number, begin, end, first in scored_windows([len(text) for text in ids], window=512, tokens=num_tokens):
+                piece, at = ids[number][begin:end], [first - 1 - begin]
+                baseline = hf.logits_of([piece[:-1]], at)[0]
+                targets = torch.tensor(ids[number][first:end])
+                for name, runner in runners.items():
+                    found[name].append(window_scores(runner.logits_of([piece[:-1]], at)[0], baseline, targets))
+        by_seed.append(found)
+    scores = {name: [added(one) for one in zip(*(found[name] for found in by_seed), strict=True)] for name in methods}
     bootstrap = Bootstrap(resamples=2000)
     rows = {}
     for name, found in scores.items():
@@ -72,14 +86,21 @@ def measured(model: str, num_tokens: int) -> dict:
             "change_percent": (perplexity.relative, perplexity.relative_low, perplexity.relative_high),
             "kl": (kl.value, kl.low, kl.high), "top1": top1.value, "bound_percent": METHODS[name][2],
         }  # fmt: skip
-        if name.startswith(("AWQ", "GPTQ")):
+        if name.startswith(("AWQ", "GPTQ")) and NEAREST in scores:
             table = [(a.tokens, a.nll, b.nll, a.kl, b.kl) for a, b in zip(found, scores[NEAREST], strict=True)]
             nll = paired_metric("nll", table, lambda s: (s[..., 1] / s[..., 0], s[..., 2] / s[..., 0]), of="windows", bootstrap=bootstrap)  # fmt: skip  # noqa: E501
             less = paired_metric("kl", table, lambda s: (s[..., 3] / s[..., 0], s[..., 4] / s[..., 0]), of="windows", bootstrap=bootstrap)  # fmt: skip  # noqa: E501
             rows[name]["nll_against_nearest"] = (nll.change, nll.change_low, nll.change_high)
             rows[name]["kl_against_nearest_percent"] = (less.relative, less.relative_low, less.relative_high)
-    tokens = sum(score.tokens for score in scores[NEAREST])
-    return {"tokens": tokens, "windows": len(scores[NEAREST]), "calibration": calibration.to_dict(), "methods": rows}
+    windows = next(iter(scores.values()))
+    tokens = sum(score.tokens for score in windows) // len(seeds)
+    return {"tokens": tokens, "windows": len(windows), "calibration": calibration.to_dict(), "methods": rows}
+
+
+def added(scores: Sequence[WindowScores]) -> WindowScores:
+    """Return the sums of one window over all calibrations."""
+    names = [field.name for field in fields(WindowScores)]
+    return WindowScores(**{name: sum(getattr(one, name) for one in scores) for name in names})
 
 
 def table_of(model: str, found: dict) -> str:
@@ -109,11 +130,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["gpt2", "llama"])
     parser.add_argument("--tokens", type=int, default=60_000)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--calib_seeds", nargs="+", type=int, default=[CalibrationConfig().calib_seed])
+    parser.add_argument("--stories", type=int, help="score so many new stories instead of the held-out split")
+    parser.add_argument("--story_seed", type=int, default=777)
     parser.add_argument("--output", type=Path, help="file for the figures as JSON")
     asked = parser.parse_args()
+    texts = demo_texts("test")
+    if asked.stories is not None:
+        records = make_records("validation", asked.stories, seed=asked.story_seed)
+        texts = [f"{record['article']}\n{record['highlights']}" for record in records]
+    grouped = any(name.startswith(("AWQ", "GPTQ")) for name in asked.methods)
+    methods = [name for name in METHODS if name in asked.methods or (grouped and name == NEAREST)]
     found = {}
     for model in asked.models:
-        found[model] = measured(model, asked.tokens)
+        found[model] = measured(model, asked.tokens, methods, asked.calib_seeds, texts)
         print(table_of(model, found[model]), flush=True)
         if asked.output is not None:
             asked.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
