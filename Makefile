@@ -44,7 +44,7 @@ lab: $(VENV)/.lab
 test: $(VENV)/.test
 	@$(MAKE) --no-print-directory --jobs 2 typecheck lint floors collect
 	@echo "Running every CPU test."
-	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder -m "not gpu and not mpi and not browser and not tensorrt" \
+	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not gpu and not mpi and not browser and not tensorrt" \
 		|| { echo "Some tests failed: see the summary above."; exit 1; }
 	@echo "Running the tests of several ranks, one after another."
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "mpi and not gpu" \

@@ -25,21 +25,14 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# The longest come first, so that no worker is left alone with one at the end.
-FIRST = ("tests/notebooks/", "tests/workbench/")
-# Long tests that share nothing: each goes to the worker that is free. Other files stay whole, for what they share.
-APART = ("tests/notebooks/test_tutorials.py",)
+# Files of the longest tests come first, so that no process is left alone with one at the end.
+FIRST = ("tests/notebooks/", "tests/workbench/", "tests/backends/tensorrt/")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say which tests belong together, when several processes run them."""
-    if config.getoption("dist", "no") != "loadgroup":
-        return
-    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
-    for number, item in enumerate(items):
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(f"{file} {number}" if file in APART else file))
+    """Order the files, where several processes take them one by one."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
 
 
 @pytest.fixture(scope="session")
