@@ -48,7 +48,7 @@ test: $(VENV)/.test
 		|| { echo "Some tests failed: see the summary above."; exit 1; }
 	@echo "Running the tests of several ranks, one after another."
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "mpi and not gpu" \
-		$$(grep -rl --include='test_*.py' 'mark\.mpi' tests) \
+		$$(grep -rl --include='test_*.py' 'mark\.mpi' tests | sort) \
 		|| { echo "Some tests of several ranks failed: see the summary above."; exit 1; }
 
 $(VENV)/.browser: $(VENV)/.test

@@ -230,7 +230,13 @@ def test_shared_memory_of_the_ranks_has_no_name_that_a_kill_could_leave_behind(w
     assert [line for line in lines if PREFIX in line and not line.endswith("(deleted)")] == []
 
 
-def test_it_is_the_notebooks_world(world: World) -> None:
-    assert current_world() is world
-    with pytest.raises(WorldError, match="run already"):
-        world.start()
+def test_a_started_world_is_the_notebooks() -> None:
+    own = World(1)  # the shared one need not be: another test's may have been started and stopped since
+    own.start()
+    try:
+        assert current_world() is own
+        with pytest.raises(WorldError, match="run already"):
+            own.start()
+    finally:
+        own.stop()
+    assert current_world() is None
