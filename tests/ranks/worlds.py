@@ -15,7 +15,7 @@ import torch
 SOURCES = os.pathsep.join(str(Path(__file__).parents[2] / name) for name in ("src", "."))
 # Where there are GPUs every rank starts CUDA and NCCL, captures graphs and may compile kernels.
 _PATIENCE = 5 if torch.cuda.is_available() else 1
-_MOST_S = float(os.environ.get("TRTBENCH_TEST_RANKS_MOST_S", "inf"))  # for a machine that is lent by the minute
+_MOST_S = float(os.environ.get("TRTBENCH_TEST_RANKS_MOST_S", "inf"))  # for a machine that is paid by the minute
 _ENDING_S = 30.0
 
 
