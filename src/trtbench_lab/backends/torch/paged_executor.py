@@ -141,11 +141,6 @@ class PagedTorchExecutor(DecoderExecutor[PagedDecoder]):
         return plan_cache(self.config, self.build_config, free, contiguous=not plugins.paged_kv_cache)
 
     @property
-    def tokens_per_block(self) -> int:
-        """Tokens that a block of the cache holds."""
-        return self._open_decoder().form.tokens_per_block
-
-    @property
     def generates_from_pages(self) -> bool:
         """Whether static batches are for `fused_session`.
 

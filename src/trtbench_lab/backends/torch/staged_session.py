@@ -6,22 +6,18 @@ themselves; rank 0 alone has logits, so it chooses tokens, and the others learn 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from ...errors import RequestError
 from ...ranks import RankCommunicator
 from .gpu.memory_plan import CachePlan
 from .gpu.session import PROMPT_TOKENS, TokenTicket
+from .gpu.static_batch import Span, block_tables, pieces_of
 
 if TYPE_CHECKING:
     from .paged_executor import PagedTorchExecutor
-
-Span = tuple[int, int, int]
-"""A row, and which of its tokens run: from, to."""
-
 
 class StagedSession:
     """One rank of a batch; every rank is given the same calls.
@@ -51,7 +47,6 @@ class StagedSession:
         self.chunk_tokens = min(max_num_tokens or PROMPT_TOKENS, max_rows * max_tokens)
         self.request_number = 0
         executor.guards_writes = False  # positions and blocks are made here, within the pool
-        self._block = executor.tokens_per_block
         self._pools: list[torch.Tensor] = []
         self._tables = self._tokens = self._lengths = torch.empty(0, dtype=torch.int32)
         self._logits = torch.empty(0)
@@ -67,23 +62,12 @@ class StagedSession:
         """
         self.request_number += 1
         self._allocate()
-        needed = [-(-(len(prompt) + new_tokens) // self._block) for prompt in prompts]
-        if sum(needed) + 1 > self.plan.num_blocks:
-            raise RequestError(
-                f"The batch needs {sum(needed)} cache blocks of {self._block} tokens and the pool has "
-                f"{self.plan.num_blocks - 1}.",
-                where="batch_input_ids",
-                remedy="Send fewer or shorter prompts, ask for fewer tokens, or build with a larger kv_cache_memory.",
-            )
-        tables, first = torch.zeros(len(prompts), max(needed), dtype=torch.int32), 1
-        for row, count in enumerate(needed):
-            tables[row, :count] = torch.arange(first, first + count)
-            first += count
-        self._tables = tables.to(self.device)
+        tables = block_tables(self.plan, prompts, new_tokens)
+        self._tables = torch.from_numpy(tables).to(self.device)
         self._lengths = self._integers([len(prompt) for prompt in prompts])
         self._taken = 0
         self._logits = torch.zeros(len(prompts), self.vocab_size, device=self.device)
-        for spans in self._pieces(prompts):
+        for spans in pieces_of(prompts, self.chunk_tokens):
             ended = [(number, row) for number, (row, _, end) in enumerate(spans) if end == len(prompts[row])]
             found = self._run(prompts, spans, [number for number, _ in ended])
             if ended:
@@ -122,23 +106,6 @@ class StagedSession:
         on_gpu = self.device.type == "cuda"
         host = torch.empty(tokens.shape, dtype=torch.int32, pin_memory=on_gpu).copy_(tokens, non_blocking=on_gpu)
         return TokenTicket(host, tokens.shape[0])
-
-    def _pieces(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[Span]]:
-        """Cut the packed prompts into pieces of at most `chunk_tokens`."""
-        spans: list[Span] = []
-        room = self.chunk_tokens
-        for row, prompt in enumerate(prompts):
-            start = 0
-            while start < len(prompt):
-                end = min(len(prompt), start + room)
-                spans.append((row, start, end))
-                room -= end - start
-                start = end
-                if room == 0:
-                    yield spans
-                    spans, room = [], self.chunk_tokens
-        if spans:
-            yield spans
 
     def _run(self, prompts: Sequence[Sequence[int]], spans: list[Span], wanted: list[int]) -> torch.Tensor:
         """Run pieces of prompts; logits after the last token of the pieces in `wanted`, or of some token for none."""

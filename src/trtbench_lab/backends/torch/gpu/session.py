@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from ....errors import EngineError, RequestError
 from .attention import PromptRows
 from .graphs import RING_STEPS, DecodeBucket, bucket_for
 from .memory_plan import CachePlan
+from .static_batch import Span, block_tables, pieces_of
 from .step import PackedStep, Steps
 
 # Products of 8,192 tokens run at the matrix units' full rate; longer pieces take memory and gain nothing.
@@ -99,7 +100,7 @@ class FusedSession:
             When the pool does not hold so many tokens.
         """
         self.request_number += 1
-        tables = self._tables(prompts, new_tokens)
+        tables = block_tables(self.plan, prompts, new_tokens)
         rows = len(prompts)
         bucket = self._bucket = self._bucket_of(rows)
         on_device = torch.from_numpy(tables).to(self.device)
@@ -108,49 +109,15 @@ class FusedSession:
         self._rows, self._taken = rows, 0
         logits = bucket.logits
         with torch.inference_mode(), self.steps.store.used():
-            for step, ended in self._pieces(prompts, on_device):
+            for spans in pieces_of(prompts, self.chunk_tokens):
+                step, ended = self._piece(prompts, spans, on_device)
                 found = self.steps.packed(step, self.pools, None)
                 if ended:
                     logits[torch.tensor(ended, device=self.device)] = found
         return logits[:rows, : self.vocab_size]
 
-    def _tables(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> np.ndarray:
-        """Blocks for every row, one after the other; block 0 stays the sink."""
-        size = self.plan.tokens_per_block
-        needed = [-(-(len(prompt) + new_tokens) // size) for prompt in prompts]
-        if sum(needed) + 1 > self.plan.num_blocks:
-            raise RequestError(
-                f"The batch needs {sum(needed)} cache blocks of {size} tokens and the pool has "
-                f"{self.plan.num_blocks - 1}.",
-                where="batch_input_ids",
-                remedy="Send fewer or shorter prompts, ask for fewer tokens, or build with a larger kv_cache_memory.",
-            )
-        tables = np.zeros((len(prompts), max(needed)), np.int32)
-        first = 1
-        for row, count in enumerate(needed):
-            tables[row, :count] = np.arange(first, first + count)
-            first += count
-        return tables
-
-    def _pieces(self, prompts: Sequence[Sequence[int]], tables: torch.Tensor) -> Iterator[tuple[PackedStep, list[int]]]:
-        """Cut the packed prompts into steps of at most `chunk_tokens`, with the rows that end in each."""
-        spans: list[tuple[int, int, int]] = []
-        room = self.chunk_tokens
-        for row, prompt in enumerate(prompts):
-            start = 0
-            while start < len(prompt):
-                end = min(len(prompt), start + room)
-                spans.append((row, start, end))
-                room -= end - start
-                start = end
-                if room == 0:
-                    yield self._piece(prompts, spans, tables)
-                    spans, room = [], self.chunk_tokens
-        if spans:
-            yield self._piece(prompts, spans, tables)
-
     def _piece(
-        self, prompts: Sequence[Sequence[int]], spans: Sequence[tuple[int, int, int]], tables: torch.Tensor
+        self, prompts: Sequence[Sequence[int]], spans: list[Span], tables: torch.Tensor
     ) -> tuple[PackedStep, list[int]]:
         sizes = [end - start for _, start, end in spans]
         starts = [0, *np.cumsum(sizes).tolist()]

@@ -17,7 +17,7 @@ from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .common import DENSE, FP8, INT4, LAYER_NORM, activate, normalized, pair_excess, scaled
-from .operands import floats_of_bytes, from_row, pairs_of_nibbles, sums_layout
+from .operands import from_row, numbers, pairs_of_nibbles, rounded_to_fp8, sums_layout
 
 
 @gluon.jit
@@ -69,14 +69,7 @@ def _prepared(x, k, mean, rstd, norm_weight_ptr, norm_bias_ptr, pre_scale_ptr, i
         x = normalized(x, mean, rstd, weight, bias, NORM, TYPE)
     x = scaled(x, k, k < K, pre_scale_ptr, 1.0, DENSE, TYPE)
     if KIND == FP8:
-        x = gl.inline_asm_elementwise(
-            "{ .reg .b16 both; cvt.rn.satfinite.e4m3x2.f32 both, $2, $1; cvt.rn.f16x2.e4m3x2 $0, both; }",
-            "=r,f,f",
-            [x.to(gl.float32) * inverse_x_scale],
-            gl.float16,
-            True,
-            2,
-        )
+        x = rounded_to_fp8(x.to(gl.float32) * inverse_x_scale)
     return x
 
 
@@ -268,14 +261,9 @@ def direct_kernel(
                     x_ptr, norm_weight_ptr, norm_bias_ptr, pre_scale_ptr, inverse_x_scale, mean, rstd, m, k, rows, K,
                     KIND, NORM, TYPE,
                 )  # fmt: skip
-            if KIND == FP8:
-                acc = mma_v2(gl.convert_layout(floats_of_bytes(w_now), W, assert_trivial=True), x, acc)
-                if GATED:
-                    acc2 = mma_v2(gl.convert_layout(floats_of_bytes(w2_now), W, assert_trivial=True), x, acc2)
-            else:
-                acc = mma_v2(w_now, x, acc)
-                if GATED:
-                    acc2 = mma_v2(w2_now, x, acc2)
+            acc = mma_v2(numbers(w_now, KIND, TYPE, W), x, acc)
+            if GATED:
+                acc2 = mma_v2(numbers(w2_now, KIND, TYPE, W), x, acc2)
     sums = gl.sum(acc, 0)  # (BLOCK_N, 8)
     END: gl.constexpr = gl.SliceLayout(0, SUMS)
     n = first_output + gl.arange(0, BLOCK_N, layout=gl.SliceLayout(1, END))

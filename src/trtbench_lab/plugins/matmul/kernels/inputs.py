@@ -8,8 +8,8 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from .common import FP8, LAYER_NORM, normalized
-from .operands import from_row
+from .common import DENSE, FP8, LAYER_NORM, normalized, scaled
+from .operands import from_row, rounded_to_fp8
 
 
 @gluon.constexpr_function
@@ -69,17 +69,9 @@ def prepared_rows(x_ptr, rows, norm_weight, norm_bias, pre_scale_ptr, inverse_x_
             wide = gl.where(inside, wide - mean, 0.0)
         rstd = gl.rsqrt(gl.sum(wide * wide, 1) / K + EPSILON)[:, None]
         x = normalized(x, mean, rstd, norm_weight, norm_bias, NORM, TYPE)
-    if pre_scale_ptr is not None:
-        x = (x.to(gl.float32) * gl.load(pre_scale_ptr + k, mask=k < K, other=0.0).to(gl.float32)).to(TYPE)
+    x = scaled(x, k, k < K, pre_scale_ptr, 1.0, DENSE, TYPE)
     if KIND == FP8:
-        x = gl.inline_asm_elementwise(
-            "{ .reg .b16 both; cvt.rn.satfinite.e4m3x2.f32 both, $2, $1; cvt.rn.f16x2.e4m3x2 $0, both; }",
-            "=r,f,f",
-            [x.to(gl.float32) * inverse_x_scale],
-            gl.float16,
-            True,
-            2,
-        )
+        x = rounded_to_fp8(x.to(gl.float32) * inverse_x_scale)
     return x
 
 

@@ -33,6 +33,26 @@ def pairs_of_nibbles(words, one, I: gl.constexpr, TYPE: gl.constexpr):
 
 
 @gluon.jit
+def _side_by_side(e0, e1, e2, e3):
+    """Place the four elements of each word beside each other: (SLICES, BLOCK_N, 4 · words)."""
+    both = gl.join(gl.join(e0, e2), gl.join(e1, e3))
+    return gl.reshape(both, [e0.shape[0], e0.shape[1], 4 * e0.shape[2]])
+
+
+@gluon.jit
+def rounded_to_fp8(x):
+    """Round to float8_e4m3fn, kept as float16, which holds every one of them."""
+    return gl.inline_asm_elementwise(
+        "{ .reg .b16 both; cvt.rn.satfinite.e4m3x2.f32 both, $2, $1; cvt.rn.f16x2.e4m3x2 $0, both; }",
+        "=r,f,f",
+        [x],
+        gl.float16,
+        True,
+        2,
+    )
+
+
+@gluon.jit
 def floats_of_bytes(words):
     """The four float8_e4m3fn of each word as float16: (SLICES, BLOCK_N, 4 · words)."""
     e0, e1, e2, e3 = gl.inline_asm_elementwise(
@@ -51,8 +71,7 @@ def floats_of_bytes(words):
         True,
         1,
     )
-    both = gl.join(gl.join(e0, e2), gl.join(e1, e3))
-    return gl.reshape(both, [words.shape[0], words.shape[1], 4 * words.shape[2]])
+    return _side_by_side(e0, e1, e2, e3)
 
 
 @gluon.jit
@@ -102,13 +121,12 @@ def integers_of_bytes(words, TYPE: gl.constexpr):
             True,
             1,
         )
-    both = gl.join(gl.join(e0, e2), gl.join(e1, e3))
-    return gl.reshape(both, [words.shape[0], words.shape[1], 4 * words.shape[2]])
+    return _side_by_side(e0, e1, e2, e3)
 
 
 @gluon.jit
 def numbers(w, KIND: gl.constexpr, TYPE: gl.constexpr, W: gl.constexpr):
-    """Turn what lies in the ring into the tensor cores' operand."""
+    """Turn what a thread has read into its part of the tensor cores' operand; not for 4-bit words."""
     if KIND == FP8:
         return gl.convert_layout(floats_of_bytes(w), W, assert_trivial=True)
     elif KIND == INT8:
