@@ -1,8 +1,14 @@
-"""The kernels whose weights lie in the tensor cores' registers, compiled for a GPU on a machine without one."""
+"""The kernels whose weights lie in the tensor cores' registers, compiled for a GPU on a machine without one.
+
+In a process of their own: where Triton's interpreter has run, its language no longer compiles.
+"""
 
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -23,16 +29,15 @@ TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"
     ],
     ids=["int4", "dense"],
 )
-def test_weights_are_loaded_widely_and_pass_through_no_shared_memory(problem, choice, cell_bytes):
-    compiled = _compiled(problem, choice)
-    ptx = compiled.asm["ptx"]
+def test_weights_are_loaded_widely_and_pass_through_no_shared_memory(compiled, problem, choice, cell_bytes):
+    ptx, shared_bytes = compiled(problem, choice)
     places = _wide_reads(ptx[: ptx.index("griddepcontrol.wait")])
     assert len(places) == choice.block_n * choice.block_c * cell_bytes / 32 / 16  # all of a step, 16 bytes at once
     assert "mma.sync" in ptx
     assert "local" not in ptx.replace(".shared::cta", "")
     row = 2 * problem.in_features if problem.rows == 1 else 0  # the prepared inputs
     sums = 4 * choice.num_warps * choice.block_n * 8
-    assert compiled.metadata.shared <= row + sums
+    assert shared_bytes <= row + sums
 
 
 @pytest.mark.parametrize(
@@ -45,10 +50,9 @@ def test_weights_are_loaded_widely_and_pass_through_no_shared_memory(problem, ch
     ],
     ids=["int4 pair", "int8 bfloat16", "int8 float16", "dense"],
 )
-def test_a_stream_reads_far_ahead_and_every_step_reads_what_follows_at_once(problem, conversion):
+def test_a_stream_reads_far_ahead_and_every_step_reads_what_follows_at_once(compiled, problem, conversion):
     choice = next(choice for choice in candidates(problem) if choice.kernel == "stream")
-    compiled = _compiled(problem, choice)
-    ptx = compiled.asm["ptx"]
+    ptx, shared_bytes = compiled(problem, choice)
     assert conversion in ptx
     before, after = ptx.split("griddepcontrol.wait")
     reads = 2 * choice.num_stages  # a thread's 16 bytes of two rows, for every step read ahead
@@ -56,7 +60,7 @@ def test_a_stream_reads_far_ahead_and_every_step_reads_what_follows_at_once(prob
     # In the loop, a step's reads come before the word that holds the assembler, as often as there are steps.
     steps = after.split("bar.warp.sync")[:-1]
     assert [len(_wide_reads(step)) for step in steps] == [2] * choice.num_stages
-    assert compiled.metadata.shared <= 2 * problem.rows * problem.in_features + 4 * choice.num_warps * 16 * 8 + 256
+    assert shared_bytes <= 2 * problem.rows * problem.in_features + 4 * choice.num_warps * 16 * 8 + 256
 
 
 def _wide_reads(ptx: str) -> set[str]:
@@ -65,8 +69,16 @@ def _wide_reads(ptx: str) -> set[str]:
     return {line.split("[")[1].split("]")[0] for line in lines}
 
 
-def _compiled(problem: Problem, choice: Choice):
-    triton = pytest.importorskip("triton")
+@pytest.fixture(scope="module")
+def compiled() -> Iterator[Callable[[Problem, Choice], tuple[str, int]]]:
+    pytest.importorskip("triton")
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield lambda problem, choice: pool.submit(_compiled, problem, choice).result(timeout=200)
+
+
+def _compiled(problem: Problem, choice: Choice) -> tuple[str, int]:
+    """Return the text of a product's kernel and the bytes of shared memory that it takes."""
+    import triton
     from triton.backends.compiler import GPUTarget
     from triton.experimental.gluon._runtime import GluonASTSource
 
@@ -92,6 +104,7 @@ def _compiled(problem: Problem, choice: Choice):
     options = {"num_warps": choice.num_warps, "launch_pdl": True}
     if choice.kernel == "stream":
         options["maxnreg"] = registers_of(choice)
-    return triton.compile(
+    made = triton.compile(
         GluonASTSource(kernel, signature, constants, aligned), target=GPUTarget("cuda", 90, 32), options=options
     )
+    return made.asm["ptx"], made.metadata.shared
