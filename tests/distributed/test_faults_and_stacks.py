@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+import types
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trtbench_lab.distributed.engine import stack_name
 from trtbench_lab.distributed.faults import RankError, distinct_failures, ranks_in_words
-from trtbench_lab.distributed.rank import Failure
+from trtbench_lab.distributed.rank import Failure, RankInfo, wait_for_gpu
+from trtbench_lab.distributed.roster import Roster
 from trtbench_lab.distributed.stacks import Place, places_from_dump, text_from_places
 
 
@@ -81,6 +86,45 @@ def test_a_stack_without_the_cell_is_that_of_the_interrupted_thread() -> None:
     assert places_from_dump(dump, "<trt_mpi 1>") == [Place("b.py", 0, "outer"), Place("b.py", 9, "inner")]
     assert places_from_dump("", "<trt_mpi 1>") == []
     assert "no Python code" in text_from_places([], "", "<trt_mpi 1>")
+
+
+def test_a_dump_that_is_written_slowly_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = [
+        "Thread 0x1 (most recent call first):\n",
+        '  File "a.py", line 1 in waits\n\n',
+        'Current thread 0x2 (most recent call first):\n  File "b.py", ',
+        "line 9 in inner\n",
+        '  File "<trt_mpi 1>", line 1 in <module>\n',
+    ]
+    roster = Roster(1)
+    roster.fill({0: RankInfo(0, 1, "here", 7, None)})
+    path = tmp_path / stack_name("here", 7)
+    path.write_text("an earlier dump\n")
+
+    def dump() -> None:
+        for piece in pieces:
+            time.sleep(0.06)
+            with path.open("a") as file:
+                file.write(piece)
+
+    monkeypatch.setattr(roster, "_signal", lambda ranks, number: threading.Thread(target=dump).start())
+    stood = roster.where_they_stand([0], tmp_path, "x = inner()", "<trt_mpi 1>")
+    assert stood[1].splitlines() == ["  line 1 of the cell: x = inner()", "    inner (b.py:9)"]
+
+
+def test_a_rank_that_waits_for_its_gpu_after_the_cell_says_so() -> None:
+    places = [Place("rank.py", 140, "run_cell"), Place("rank.py", 190, wait_for_gpu.__name__), Place("c.py", 1, "sync")]
+    assert "waiting for what the cell has queued on its GPU" in text_from_places(places, "", "<trt_mpi 1>")
+
+
+def test_an_error_that_the_gpu_tells_late_is_the_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    def synchronize() -> None:
+        raise RuntimeError("an illegal memory access")
+
+    assert wait_for_gpu() is None  # CUDA was never started
+    cuda = types.SimpleNamespace(is_initialized=lambda: True, synchronize=synchronize)
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    assert str(wait_for_gpu()) == "an illegal memory access"
 
 
 def test_deep_stacks_keep_their_ends() -> None:

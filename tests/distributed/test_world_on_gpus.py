@@ -47,8 +47,8 @@ WAIT = """
 if rank == 1:
     raise ValueError("this rank does not come")
 dist.all_reduce(torch.ones(1 << 20, device=ranks.device))
-torch.cuda.synchronize()
 """
+IN_THE_CELL = WAIT + "torch.cuda.synchronize()"
 
 
 def uuids_by_number() -> dict[str, str]:
@@ -79,12 +79,16 @@ def test_small_sums_in_cells_go_through_the_peers_memory(world: World) -> None:
         assert exact, (dtype, count)
 
 
-def test_a_rank_that_waits_for_nccl_is_given_up_and_the_world_is_usable_again(world: World) -> None:
+@pytest.mark.parametrize("cell", [WAIT, IN_THE_CELL])
+def test_a_rank_whose_gpu_waits_for_another_is_given_up_and_the_world_is_usable_again(world: World, cell: str) -> None:
     world.run(SUMS)
     began = time.monotonic()
-    with pytest.raises(RankError, match="this rank does not come"):
-        world.run(WAIT)
+    with pytest.raises(RankError, match="rank 1: ValueError: this rank does not come") as caught:
+        world.run(cell)
+    assert "rank 0" in str(caught.value.details)
+    assert ("torch.cuda.synchronize()" in str(caught.value.details)) == (cell is IN_THE_CELL)
     assert world.run("comm.allreduce(rank + 1)").values == [3, 3]
     took_s = time.monotonic() - began
     print(f"usable again after {took_s:.1f} s")
     assert took_s < 15
+    assert world.run(SUMS).values[0][:2] == ("cuda:0", "CUDA IPC")

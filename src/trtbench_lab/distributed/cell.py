@@ -180,11 +180,9 @@ class PendingCell:
             if self._timeout_s is not None and now - self._began >= self._timeout_s:
                 self._end_early(f"The cell did not end within its {self._timeout_s:g} s.", StuckRanksError, stacks=True)
             if self._first_failure is not None and now - self._first_failure >= self._grace_s:
-                failed = [rank for rank, outcome in self._outcomes.items() if outcome.failure is not None]
-                self._end_early(
-                    f"The cell failed on {ranks_in_words(failed)} while {ranks_in_words(self.running)} went on.",
-                    RankError,
-                )
+                failed = ranks_in_words([rank for rank, _ in self._failed()])
+                went_on = ranks_in_words(self.running)
+                self._end_early(f"The cell failed on {failed} while {went_on} went on. {self._headings()}", RankError)
                 return
             waiting = [self._asked[rank] for rank in self.running]
             concurrent.futures.wait(waiting, _LOOK_EVERY_S, concurrent.futures.FIRST_COMPLETED)
@@ -294,14 +292,20 @@ class PendingCell:
         return "\n".join(self._world.where_they_stand(self.running, self.text, self.code_name))
 
     def _raise_failures(self) -> None:
-        failed = [(rank, outcome.failure) for rank, outcome in self._outcomes.items() if outcome.failure is not None]
+        failed = self._failed()
         if not failed:
             return
         if len(failed) < len(self.ranks):
             self._world.suspect()
         of = f" of {len(self.ranks)}" if len(self.ranks) > 1 else ""
-        headings = "; ".join(shared.heading for shared in distinct_failures(failed))
-        self._fail(RankError(f"The cell failed on {len(failed)}{of} ranks. {headings.rstrip('.')}.", where="%%trt_mpi"))
+        self._fail(RankError(f"The cell failed on {len(failed)}{of} ranks. {self._headings()}", where="%%trt_mpi"))
+
+    def _failed(self) -> list[tuple[int, Failure]]:
+        return [(rank, outcome.failure) for rank, outcome in self._outcomes.items() if outcome.failure is not None]
+
+    def _headings(self) -> str:
+        headings = "; ".join(shared.heading for shared in distinct_failures(self._failed()))
+        return f"{headings.rstrip('.')}."
 
     def _fail(self, error: RankError) -> None:
         failed = [

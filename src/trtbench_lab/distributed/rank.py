@@ -156,8 +156,11 @@ def run_cell(
     if alone:
         _set_apart()
     compiler.get_code_name = lambda *_: code_name
+    late: Exception | None = None
     try:
         result = shell.run_cell(text, store_history=False)
+        if result.success:
+            late = wait_for_gpu()
     finally:
         if alone:
             _join_again()
@@ -168,6 +171,8 @@ def run_cell(
         error = result.error_before_exec or result.error_in_exec
         failure = caught[-1] if caught else Failure(type(error).__name__, str(error), ())
         return Outcome(rank, seconds, failure=failure)
+    if late is not None:
+        return Outcome(rank, seconds, failure=Failure(type(late).__name__, str(late), (str(late),)))
     if not wants_value:
         return Outcome(rank, seconds)
     value = result.result
@@ -178,6 +183,21 @@ def run_cell(
             value = found
     value, note = _portable(value)
     return Outcome(rank, seconds, value, note=note)
+
+
+def wait_for_gpu() -> Exception | None:
+    """Wait for what the cell has queued on this rank's GPU; return what went wrong there.
+
+    A collective that another rank never joins is the fault of this cell, and the next one would hang in it.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:  # CUDA's errors come when somebody waits
+        return error
+    return None
 
 
 def _set_apart() -> None:

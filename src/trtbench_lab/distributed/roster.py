@@ -18,7 +18,7 @@ from .rank import RankInfo
 from .stacks import places_from_dump, text_from_places
 from .status import RankStatus
 
-_STACK_S = 1.0
+_STACK_S, _STACK_QUIET_S = 1.5, 0.15
 
 
 class Roster:
@@ -168,12 +168,13 @@ class Roster:
         until = time.monotonic() + _STACK_S
         found: list[str] = []
         for rank, path in files.items():
-            text = ""
-            while time.monotonic() < until and not text.endswith("\n"):
-                text = _text(path)[len(before[rank]) :]
+            dump, grown = "", time.monotonic()
+            # The thread that runs the cell is written last, and nothing tells the end of a dump.
+            while (now := time.monotonic()) < until and not (dump.endswith("\n") and now - grown > _STACK_QUIET_S):
                 time.sleep(0.02)
-            time.sleep(0.02)  # the rest of a dump that was being written
-            places = places_from_dump(_text(path)[len(before[rank]) :], code_name)
+                if (text := _text(path)[len(before[rank]) :]) != dump:
+                    dump, grown = text, time.monotonic()
+            places = places_from_dump(dump, code_name)
             found += [f"{self.describe(rank)}:", text_from_places(places, cell, code_name)]
         return found
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from .rank import wait_for_gpu
+
 _THREAD = re.compile(r"^(Current thread|Thread) 0x[0-9a-f]+.*:$")
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
 _SHOWN_FRAMES = 6
@@ -50,6 +52,8 @@ def text_from_places(places: list[Place], cell: str, code_name: str) -> str:
     """Return where a rank stands, as lines: the cell's own with their text, the innermost last."""
     if not places:
         return "  no Python code was running"
+    if any(place.function == wait_for_gpu.__name__ for place in places):
+        return "  at the end of the cell, waiting for what the cell has queued on its GPU"
     source = cell.splitlines()
     shown = places if len(places) <= _SHOWN_FRAMES else [places[0], *places[1 - _SHOWN_FRAMES :]]
     lines = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import sys
 from typing import Any
@@ -76,13 +77,17 @@ def communicator_for(mapping: Mapping | None = None, *, custom_all_reduce: bool 
             from .distributed import TorchRanks
 
             _communicators[key] = TorchRanks(layout, custom_all_reduce=custom_all_reduce)
+            if (channel := control()) is not None:
+                _end_all_with_one(channel)
     return _communicators[key]
 
 
 def _end_all_with_one(world: Control) -> None:
     """Let a program that ends by an error end all ranks, once it has shown the error; notebooks catch theirs before.
 
-    What rank 0 told the others of is its own to show and to end by.
+    What rank 0 told the others of is its own to show and to end by. Called again where a library has put its own hook
+    before this one: torch.distributed's holds back what the hooks below it print until they return, and an abort in
+    there would take the error along.
     """
     show = sys.excepthook
 
@@ -92,7 +97,10 @@ def _end_all_with_one(world: Control) -> None:
         show(kind, error, trace)
         sys.stdout.flush()
         sys.stderr.flush()
-        world.abort(1)
+        if sys.excepthook is shown_and_ended:
+            world.abort(1)
+        else:
+            atexit.register(world.abort, 1)
 
     sys.excepthook = shown_and_ended
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import random
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -188,3 +189,30 @@ def test_an_error_that_ends_a_program_ends_all_ranks(monkeypatch: pytest.MonkeyP
     assert (shown, world.aborted) == ([], 0)
     sys.excepthook(RuntimeError, own, None)
     assert (shown, world.aborted) == ([own], 1)
+
+
+FAILS_AFTER_TORCHS_HOOK = """
+import os, sys
+import torch.distributed as dist
+from trtbench_lab.ranks import world
+
+class Control:
+    rank = 1
+    def abort(self, code):
+        os._exit(7)
+
+world._end_all_with_one(Control())
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+if sys.argv[1] == "again":
+    world._end_all_with_one(Control())
+raise RuntimeError("this card has fallen off the bus")
+"""
+
+
+@pytest.mark.parametrize("installed", ["once", "again"])
+def test_an_error_is_shown_whole_before_its_rank_ends_all_though_torch_holds_it_back(installed: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILS_AFTER_TORCHS_HOOK, installed], capture_output=True, text=True, timeout=120
+    )
+    assert done.stderr.count("this card has fallen off the bus") == 1
+    assert done.returncode == 7
