@@ -127,6 +127,17 @@ def test_an_error_that_the_gpu_tells_late_is_the_cells(monkeypatch: pytest.Monke
     assert str(wait_for_gpu()) == "an illegal memory access"
 
 
+@pytest.mark.parametrize("blank", ["", "\n", "  \n\n"])
+def test_lines_are_counted_as_ipython_counts_them(blank: str) -> None:
+    from IPython.core.inputtransformer2 import leading_empty_lines
+
+    cell = f"{blank}first()\n\nthird()\n"
+    run = leading_empty_lines(cell.splitlines(keepends=True))
+    at = run.index("third()\n") + 1
+    place = Place("<trt_mpi 1>", at, "<module>")
+    assert text_from_places([place], cell, "<trt_mpi 1>") == "  line 3 of the cell: third()"
+
+
 def test_deep_stacks_keep_their_ends() -> None:
     places = [Place("lib.py", number, f"f{number}") for number in range(30)]
     lines = text_from_places(places, "", "<trt_mpi 1>").splitlines()

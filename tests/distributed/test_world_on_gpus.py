@@ -79,7 +79,7 @@ def test_small_sums_in_cells_go_through_the_peers_memory(world: World) -> None:
         assert exact, (dtype, count)
 
 
-@pytest.mark.parametrize("cell", [WAIT, IN_THE_CELL])
+@pytest.mark.parametrize("cell", [WAIT, IN_THE_CELL], ids=["after", "within"])
 def test_a_rank_whose_gpu_waits_for_another_is_given_up_and_the_world_is_usable_again(world: World, cell: str) -> None:
     world.run(SUMS)
     began = time.monotonic()

@@ -55,6 +55,8 @@ def text_from_places(places: list[Place], cell: str, code_name: str) -> str:
     if any(place.function == wait_for_gpu.__name__ for place in places):
         return "  at the end of the cell, waiting for what the cell has queued on its GPU"
     source = cell.splitlines()
+    while source and not source[0].strip():  # IPython runs a cell without its first empty lines
+        del source[0]
     shown = places if len(places) <= _SHOWN_FRAMES else [places[0], *places[1 - _SHOWN_FRAMES :]]
     lines = []
     for place in shown:
