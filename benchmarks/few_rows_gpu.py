@@ -5,6 +5,7 @@
     python benchmarks/few_rows_gpu.py micro INT8 …   # each variant of each layer's product, of the rows of `ROWS`
     python benchmarks/few_rows_gpu.py gemm_off       # an engine built with --gemm_plugin disable against one without
     python benchmarks/few_rows_gpu.py launches       # small launches of every kernel, for compute-sanitizer
+                                                     # (with PYTORCH_NO_CUDA_MEMORY_CACHING=1, or it sees no ends)
 
 A variant's output is poisoned before it runs, compared with the definition in float64, and has to be the same twice.
 Floors are the bytes of weights over the read rate measured in the same run.
@@ -256,7 +257,9 @@ def _beside(names: list[str]) -> None:
     running = {}
     for name, command in beside.items():
         log = (FOLDER / f"{name}.log").open("w")
-        running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        # Memory of its own for each tensor: what is read beyond one is then seen.
+        environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     compile_ahead(names)
     for name, process in running.items():
         try:
@@ -298,6 +301,16 @@ def gemm_off() -> None:
     print(f"gemm_plugin disable: logits {tuple(a.shape)} differ by {float((a - b).norm() / a.norm()):.2e}")
 
 
+def _launched(problem: Problem, choices: list[Choice], device: torch.device) -> int:
+    """Launch each choice once, and return how many there were."""
+    case = tuning.Case(problem, device)
+    choices = [choice for choice in choices if choice.kernel != "library"]
+    for choice in choices:
+        case.workspace.reserve(problem, choice)
+        case.run(choice, 0, pdl=True)
+    return len(choices)
+
+
 def launches() -> None:
     """Every kernel of few rows, and the inputs' kernel, on small extents."""
     from trtbench_lab.backends.torch.gpu import inputs, ops
@@ -316,13 +329,10 @@ def launches() -> None:
             if rows > 1:
                 tile = next(c for c in candidates.candidates(problem) if c.kernel == "tile" and c.split_k > 1)
                 shapes["tile"] = tile
-            case = tuning.Case(problem, device)
-            for choice in shapes.values():
-                if choice.kernel == "library":
-                    continue
-                case.workspace.reserve(problem, choice)
-                case.run(choice, 0, pdl=True)
-                count += 1
+            count += _launched(problem, list(shapes.values()), device)
+        for in_features in (2560, 5120):  # rounds of steps that end within a row
+            problem = Problem(1, 40, in_features, dtype="float16", **extras)
+            count += _launched(problem, new(problem), device)
     x = torch.randn(5, 1000, device=device, dtype=torch.float16)
     norm_of = Norm("layer", x[0].clone(), x[1].clone(), 1e-5)
     order = torch.randperm(1000, device=device).to(torch.int32)

@@ -43,6 +43,33 @@ def test_a_kernel_computes_the_definition(rows, kernel, choice, kind, group_size
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(("kind", "in_features"), [("dense", 2560), ("dense", 1008), ("fp8", 5120), ("fp8", 1040)])
+def test_nothing_is_read_beyond_a_weight(kind, in_features, rows):
+    """What follows its last row is no number; steps, and rounds of steps, that end within a row are among the cases."""
+    device, out_features = torch.device("cuda"), 40
+    problem = Problem(rows, out_features, in_features, kind, "bfloat16")
+    generator = torch.Generator(device).manual_seed(rows)
+    weights = random_weights(problem, generator)
+    stored = weights.weight.view(torch.uint8)
+    memory = torch.full((stored.numel() + (1 << 16),), 0xFF, dtype=torch.uint8, device=device)  # a NaN in both types
+    memory[: stored.numel()] = stored.flatten()
+    guarded = memory[: stored.numel()].view(stored.shape).view(weights.weight.dtype)
+    assert memory[stored.numel() :].view(weights.weight.dtype).isnan().all()
+    x = torch.randn(rows, in_features, generator=generator, device=device).bfloat16()
+    expected = linear_reference(x, weights, dtype=torch.float64)
+    kernels = set()
+    for choice in candidates(problem):
+        if choice.kernel == "library":
+            continue
+        out = torch.full((rows, out_features), float("nan"), dtype=x.dtype, device=device)
+        linear(x, dataclasses.replace(weights, weight=guarded), out, choice, workspace=Workspace(device))
+        assert float((out.double() - expected).norm() / expected.norm()) < 2e-2, choice
+        kernels.add(choice.kernel)
+    assert "stream" in kernels
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("extras", "dtype"),
     [("norm", "bfloat16"), ("gated", "float16"), ("layer norm", "float16"), ("factors", "bfloat16")],

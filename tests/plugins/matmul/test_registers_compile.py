@@ -63,6 +63,13 @@ def test_a_stream_reads_far_ahead_and_every_step_reads_what_follows_at_once(comp
     assert shared_bytes <= 2 * problem.rows * problem.in_features + 4 * choice.num_warps * 16 * 8 + 256
 
 
+def test_a_round_that_passes_the_ends_of_rows_reads_nothing_there(compiled):
+    problem = Problem(1, 64, 5120, "int8", "bfloat16")
+    choice = Choice("stream", 8, 16, 16, 2, num_warps=8, num_stages=4)  # 2.5 rounds of 4 steps of 128 words
+    ptx, _ = compiled(problem, choice)
+    assert f", {problem.in_features // 4};" in ptx  # a place in the row is held to its count of words
+
+
 def _wide_reads(ptx: str) -> set[str]:
     """Places of weights that are read 16 bytes at once; some are written twice, and assembled once."""
     lines = [line for line in ptx.splitlines() if "ld.global" in line and "v4.b32" in line and "evict_first" in line]

@@ -39,8 +39,8 @@ def _either(n, first_ptr, second_ptr, offsets, OUTPUTS: gl.constexpr):
 
 @gluon.jit
 def _fetch(w_ptr, w2_ptr, n, cells, block, step, N: gl.constexpr, CELLS: gl.constexpr, OUTPUTS: gl.constexpr,
-           STEP: gl.constexpr):  # fmt: skip
-    """Read a step of weights: (SLICES, BLOCK_N, BLOCK_C); zeros beyond the ends."""
+           STEP: gl.constexpr, AHEAD: gl.constexpr):  # fmt: skip
+    """Read a step of weights: (SLICES, BLOCK_N, BLOCK_C); zeros beyond the ends, which a round of AHEAD may pass."""
     row = block * OUTPUTS + n % OUTPUTS
     cell = step * STEP + cells
     if N * CELLS < 2**31:
@@ -51,7 +51,7 @@ def _fetch(w_ptr, w2_ptr, n, cells, block, step, N: gl.constexpr, CELLS: gl.cons
         inside = block * OUTPUTS < N
     else:
         inside = row < N
-    if CELLS % STEP != 0:
+    if CELLS % (STEP * AHEAD) != 0:
         inside = inside & (cell < CELLS)
     pointers = _either(n, w_ptr, w2_ptr, offsets, OUTPUTS)
     return gl.load(pointers, mask=inside, other=0.0, eviction_policy="evict_first")
@@ -151,7 +151,7 @@ def stream_kernel(
     slice_s = gl.arange(0, SLICES, layout=gl.SliceLayout(1, gl.SliceLayout(2, SUMS)))[:, None, None]
     coming, scales = (), ()
     for i in gl.static_range(AHEAD):
-        coming += (_fetch(w_ptr, w2_ptr, n_w, cells, pid, i, N, CELLS, OUTPUTS, STEP),)
+        coming += (_fetch(w_ptr, w2_ptr, n_w, cells, pid, i, N, CELLS, OUTPUTS, STEP, AHEAD),)
         if GROUPED:
             scales += (_fetch_scales(scale_ptr, scale2_ptr, n_s, slice_s, pid, i, N, GROUPS, OUTPUTS, SLICES),)
     WIDE_X: gl.constexpr = whole_rows(ROWS, SLICES)
@@ -218,7 +218,7 @@ def stream_kernel(
                     else:
                         odd = mma_v2(q, x, odd)
                 then = next_first + i
-                new += (_fetch(w_ptr, w2_ptr, n_w, cells, next_block, then, N, CELLS, OUTPUTS, STEP),)
+                new += (_fetch(w_ptr, w2_ptr, n_w, cells, next_block, then, N, CELLS, OUTPUTS, STEP, AHEAD),)
                 if GROUPED:
                     new_scales += (
                         _fetch_scales(
