@@ -61,12 +61,13 @@ class TorchRanks:
         ranks = self.mapping.tp_size
         if ranks == 1:
             return x
-        first = x.movedim(dim, 0).contiguous()
-        gathered = first.new_empty((ranks * first.shape[0], *first.shape[1:]))
+        x = x.contiguous()
+        gathered = x.new_empty((ranks, *x.shape))
         # The name before torch 2.13, and the one since.
         gather = getattr(self._dist, "all_gather_single", self._dist.all_gather_into_tensor)
-        gather(gathered, first, group=self._group)
-        return gathered.movedim(0, dim)
+        gather(gathered.flatten(0, 1), x, group=self._group)
+        dim %= x.dim()
+        return gathered.movedim(0, dim).flatten(dim, dim + 1).contiguous()  # kernels read rows as they lie
 
     def reduce_add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         if self.one_shot is not None and self.one_shot.takes(x):

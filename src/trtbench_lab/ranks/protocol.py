@@ -62,7 +62,7 @@ class RankCommunicator(Protocol):
         """Return the sum of `x` over the ranks that share layers; `x` may be overwritten."""
 
     def all_gather(self, x: torch.Tensor, dim: int) -> torch.Tensor:
-        """Return the `x` of the ranks that share layers, concatenated along `dim` in their order."""
+        """Return the `x` of the ranks that share layers, concatenated along `dim` in their order, contiguous."""
 
     def reduce_add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Return ``residual`` + the sum of `x` over the ranks that share layers; both may be overwritten."""
