@@ -18,7 +18,7 @@ def parts(shape: tuple[int, ...], dtype: torch.dtype, ranks: int) -> list[torch.
 
 
 def same(ours: torch.Tensor, theirs: np.ndarray) -> None:
-    np.testing.assert_array_equal(ours.float().numpy(), theirs)
+    np.testing.assert_array_equal(ours.float().cpu().numpy(), theirs)
     assert ours.is_contiguous(), (ours.shape, ours.stride())
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         for dtype in DTYPES:
             all_parts = parts(shape, dtype, here.size)
             wide = [part.float().numpy() for part in all_parts]
-            x = all_parts[here.rank]
+            x = all_parts[here.rank].to(ranks.device)
             for dim in range(-len(shape), len(shape)):
                 same(ranks.all_gather(x.clone(), dim), np.concatenate(wide, dim))
                 turned = ranks.all_gather(x.clone().movedim(0, -1), dim)  # of a tensor that is not contiguous itself
