@@ -90,13 +90,14 @@ def test_llama_70b_over_four_and_by_stages(folder):
 @pytest.mark.parametrize(
     ("config", "batch", "lengths", "quantization", "itl_ms"),
     [
-        (LLAMA_8B, 1, (512, 128), "none", 3.958),
-        (LLAMA_8B, 16, (512, 128), "none", 4.846),
-        (LLAMA_8B, 64, (512, 128), "none", 6.02),
-        (LLAMA_8B, 1, (512, 128), "int8_wo", 2.79),
-        (LLAMA_8B, 1, (512, 128), "int4_wo", 2.53),
+        (LLAMA_8B, 1, (512, 128), "none", 3.888),
+        (LLAMA_8B, 16, (512, 128), "none", 4.761),
+        (LLAMA_8B, 64, (512, 128), "none", 5.99),
+        # Measured with a quantized head, 2.461 and 1.790; a 16-bit one takes 0.25 ms in place of 0.13 and 0.07.
+        (LLAMA_8B, 1, (512, 128), "int8_wo", 2.58),
+        (LLAMA_8B, 1, (512, 128), "int4_wo", 1.97),
         (GPT2_MEDIUM, 1, (900, 100), "none", 0.419),
-        (GPT2_MEDIUM, 8, (900, 100), "none", 0.868),
+        (GPT2_MEDIUM, 8, (900, 100), "none", 0.766),
     ],
 )
 def test_predictions_are_what_an_h200_measured(folder, config, batch, lengths, quantization, itl_ms):
@@ -109,7 +110,7 @@ def test_predictions_are_what_an_h200_measured(folder, config, batch, lengths, q
 
 def test_prompt_of_an_h200(folder):
     found = plan(folder(LLAMA_8B), gpu="H200", batch_size=16, input_len=512, output_len=128).prediction
-    assert found.ttft_ms == pytest.approx(174, rel=0.08)  # measured
+    assert found.ttft_ms == pytest.approx(171, rel=0.08)  # measured
 
 
 def test_quantized_weights_by_hand(folder):

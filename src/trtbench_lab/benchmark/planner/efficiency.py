@@ -97,7 +97,7 @@ class Execution:
 
 MIB = 1 << 20
 GPU = Execution(
-    launch_one_s=1.2e-6, launch_many_s=4.0e-6, attention_s=6.0e-6, cache_plain=1.0, cache_fp8=0.67, cache_int8=0.54,
+    launch_one_s=1.2e-6, launch_many_s=3.2e-6, attention_s=6.0e-6, cache_plain=1.0, cache_fp8=0.67, cache_int8=0.54,
     prompt_launch_s=15e-6, prompt_attention=0.45, token_s=0.0,
     context_bytes=550 * MIB, workspace_bytes=300 * MIB, build_s=25.0, build_bytes_per_s=0.8e9,
 )  # fmt: skip
@@ -112,14 +112,14 @@ TORCH_CPU = Execution(
     context_bytes=350 * MIB, workspace_bytes=64 * MIB, build_s=3.0, build_bytes_per_s=0.5e9,
 )  # fmt: skip
 
-_PLAIN_GPU = LinearShare(read_one=0.97, read_many=0.92, product=0.83, spread=0.08)
+_PLAIN_GPU = LinearShare(read_one=0.97, read_many=0.90, product=0.83, spread=0.08)
 _GPU_SHARES = {
-    QuantAlgo.W8A16: LinearShare(0.76, 0.57, 0.60, spread=0.15),
-    QuantAlgo.W4A16: LinearShare(0.45, 0.26, 0.55, spread=0.20),
-    QuantAlgo.W4A16_AWQ: LinearShare(0.45, 0.26, 0.55),
-    QuantAlgo.W4A16_GPTQ: LinearShare(0.45, 0.26, 0.55),
+    QuantAlgo.W8A16: LinearShare(0.82, 0.57, 0.60, spread=0.15),
+    QuantAlgo.W4A16: LinearShare(0.62, 0.26, 0.55, spread=0.20),
+    QuantAlgo.W4A16_AWQ: LinearShare(0.62, 0.26, 0.55),
+    QuantAlgo.W4A16_GPTQ: LinearShare(0.62, 0.26, 0.55),
     QuantAlgo.W4A8_AWQ: LinearShare(0.45, 0.26, 0.45, narrow="fp8"),
-    QuantAlgo.FP8: LinearShare(0.73, 0.60, 0.60, narrow="fp8"),
+    QuantAlgo.FP8: LinearShare(0.78, 0.60, 0.60, narrow="fp8"),
     QuantAlgo.FP8_PER_CHANNEL_PER_TOKEN: LinearShare(0.70, 0.58, 0.58, narrow="fp8"),
 }
 _GPU_INT8 = LinearShare(0.70, 0.60, 0.60, narrow="int8")
