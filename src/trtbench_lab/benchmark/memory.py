@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ..engine.memory import peak_bytes_of
-from ..results.catalogue import METRICS, Metric
+from ..results.catalogue import METRICS
+from ..results.metric import Metric
 from .nvml import DeviceMemory
 
 if TYPE_CHECKING:

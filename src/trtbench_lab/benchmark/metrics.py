@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..results.catalogue import METRICS, Metric
+from ..results.catalogue import METRICS
+from ..results.metric import Metric
 from ..runtime.timing import GenerationTiming
 
 Runs = Sequence[GenerationTiming]

@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING
 
 from ..results import Comparison, Table, metric_of
-from ..results.catalogue import HIGHER, NEITHER
 from ..results.comparison import ComparedMetric
+from ..results.metric import HIGHER, NEITHER
 from ..results.render import format_value
 from .figure import axis, described, escaped
 from .theme import BETTER, REFERENCE, WORSE, plotly_graph_objects, template

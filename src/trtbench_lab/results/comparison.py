@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from ..errors import ResultsError, did_you_mean
 from .base import Number, Result
-from .catalogue import HIGHER, LOWER, direction_of, metric_of
+from .catalogue import direction_of, metric_of
 from .environment import machine_of
+from .metric import HIGHER, LOWER
 from .render import Table, format_value, html_document, plain_document
 
 
