@@ -145,15 +145,6 @@ def test_a_dry_run_is_of_slurm_alone() -> None:
         workbench.mpi(MpiSpec(action="start", dry_run=True))
 
 
-def test_shapes_of_a_world() -> None:
-    assert (World(4, pp_size=2).tp_size, World(tp_size=2, pp_size=2).world_size) == (2, 4)
-    assert World(launcher="slurm", slurm=SlurmOptions(nodes=2, ntasks_per_node=8)).world_size == 16
-    with pytest.raises(SpecError, match="4 ranks are not tp_size 3"):
-        World(4, tp_size=3)
-    with pytest.raises(SpecError, match="no launcher 'ssh'"):
-        World(2, launcher="ssh")
-
-
 def test_ranks_of_a_cell() -> None:
     assert parse("mpi", ["--ranks", "0,2-3"]).spec.ranks == (0, 2, 3)
     assert ranks_from((2, 0, 2), 3) == (0, 2)

@@ -75,7 +75,7 @@ class PendingCell:
         self._seen_progress: dict[int, object] = {}
         self._first_failure: float | None = None
         self._began = time.monotonic()
-        fresh = world.take_suspicion(self.ranks)
+        fresh = world.roster.take_suspicion(self.ranks)
         self._asked: dict[int, Any] = {
             rank: world.ask(
                 rank,
@@ -285,7 +285,7 @@ class PendingCell:
         elif stood:
             what += f" There they stood:\n{stood}"
         if not stuck:
-            self._world.suspect()
+            self._world.roster.suspect()
         self._fail(kind(what, where="%%trt_mpi", remedy=_RESTARTED if stuck else None, details=details or None))
 
     def _where_they_stand(self) -> str:
@@ -296,7 +296,7 @@ class PendingCell:
         if not failed:
             return
         if len(failed) < len(self.ranks):
-            self._world.suspect()
+            self._world.roster.suspect()
         of = f" of {len(self.ranks)}" if len(self.ranks) > 1 else ""
         self._fail(RankError(f"The cell failed on {len(failed)}{of} ranks. {self._headings()}", where="%%trt_mpi"))
 

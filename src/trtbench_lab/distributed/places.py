@@ -6,19 +6,18 @@ import contextlib
 import logging
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import psutil
 
 from ..ranks.shared_names import sweep_names
 from .keeper import JOB_FILE, cancel_job
 from .mpi import local_launcher
+from .shape import WorldShape
 from .slurm import ENGINE, SlurmOptions, engine_arguments
 from .slurm_launcher import slurm_ranks_launcher
-
-if TYPE_CHECKING:
-    from .world import World
 
 _ASK_QUEUE_EVERY_S = 2.0
 _ENDED_JOB = ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "COMPLETED", "DEADLINE")
@@ -27,10 +26,10 @@ _ENDED_JOB = ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "B
 class Place(Protocol):
     """Starts and ends what a world consists of."""
 
-    def start_controller(self, folder: Path) -> Any:
+    def start_controller(self, folder: Path, environment: Mapping[str, str]) -> Any:
         """Start ipyparallel's controller; return its `Cluster`."""
 
-    def start_ranks(self, cluster: Any, ranks: int) -> None:
+    def start_ranks(self, cluster: Any, environment: Mapping[str, str]) -> None:
         """Start the ranks under it."""
 
     def why_ended(self) -> str | None:
@@ -49,23 +48,23 @@ class Place(Protocol):
 class LocalPlace:
     """See `Place`: `mpiexec` on this machine; controller and ranks meet on the loopback interface."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, shape: WorldShape) -> None:
+        self._shape = shape
         self._launcher = local_launcher()
         self._engines: Any = None
 
-    def start_controller(self, folder: Path) -> Any:
-        return _start_controller(self._world, folder, "mpi", "127.0.0.1")
+    def start_controller(self, folder: Path, environment: Mapping[str, str]) -> Any:
+        return _start_controller(self._shape, folder, environment, "mpi", "127.0.0.1")
 
-    def start_ranks(self, cluster: Any, ranks: int) -> None:
+    def start_ranks(self, cluster: Any, environment: Mapping[str, str]) -> None:
         cluster.engines.clear()
         sweep_names()
         cluster.start_engines_sync(
-            n=ranks,
+            n=self._shape.world_size,
             mpi_cmd=list(self._launcher.start),
             engine_cmd=list(ENGINE),
             engine_args=engine_arguments(nanny=False)[1:],  # ipyparallel's MPI launcher says --mpi itself
-            environment={**self._launcher.environment, **self._world.ranks_environment()},
+            environment={**self._launcher.environment, **environment},
         )
         self._engines = cluster.engine_set
 
@@ -89,29 +88,30 @@ class LocalPlace:
 class SlurmPlace:
     """See `Place`: a job for the ranks; the controller stays on this host."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._options = world.slurm or SlurmOptions()
+    def __init__(self, shape: WorldShape) -> None:
+        self._shape = shape
+        self._options = shape.slurm or SlurmOptions()
         self._engines: Any = None
         self._asked, self._state = 0.0, ""
         self._folder = Path()
 
-    def start_controller(self, folder: Path) -> Any:
+    def start_controller(self, folder: Path, environment: Mapping[str, str]) -> Any:
         self._folder = folder
-        return _start_controller(self._world, folder, slurm_ranks_launcher(), self._options.interface or "*")
+        address = self._options.interface or "*"
+        return _start_controller(self._shape, folder, environment, slurm_ranks_launcher(), address)
 
-    def start_ranks(self, cluster: Any, ranks: int) -> None:
+    def start_ranks(self, cluster: Any, environment: Mapping[str, str]) -> None:
         options = self._options
         output = self._folder / f"ranks-{time.monotonic_ns()}.log"
         cluster.engines.clear()
         cluster.start_engines_sync(
-            n=ranks,
+            n=self._shape.world_size,
             engine_cmd=list(options.engine_command),
             engine_args=engine_arguments(nanny=True),
             batch_template=options.batch_template(str(output)),
             batch_file_name=str(self._folder / "ranks.sbatch"),
             output_file=str(output),
-            environment=self._world.ranks_environment(),
+            environment=dict(environment),
         )
         self._engines = cluster.engine_set
         (self._folder / JOB_FILE).write_text(self._engines.job_id)
@@ -140,18 +140,20 @@ class SlurmPlace:
         cancel_job(folder)
 
 
-def _start_controller(world: World, folder: Path, engines: str | type, address: str) -> Any:
+def _start_controller(
+    shape: WorldShape, folder: Path, environment: Mapping[str, str], engines: str | type, address: str
+) -> Any:
     import ipyparallel
     from traitlets.config import Config
 
-    with_profile = {"profile": world.profile, "load_profile": True} if world.profile else {"load_profile": False}
-    profile_dir = {} if world.profile else {"profile_dir": str(folder / "profile")}
+    with_profile = {"profile": shape.profile, "load_profile": True} if shape.profile else {"load_profile": False}
+    profile_dir = {} if shape.profile else {"profile_dir": str(folder / "profile")}
     cluster = ipyparallel.Cluster(
         config=Config(),
         **with_profile,
         **profile_dir,
-        cluster_id=world.id,
-        n=world.world_size,
+        cluster_id=shape.id,
+        n=shape.world_size,
         engines=engines,
         controller="local",
         controller_ip=address,
@@ -167,7 +169,7 @@ def _start_controller(world: World, folder: Path, engines: str | type, address: 
         log_level=logging.ERROR,
         cluster_file="",
     )
-    cluster.start_controller_sync(environment=world.environment())
+    cluster.start_controller_sync(environment=dict(environment))
     return cluster
 
 

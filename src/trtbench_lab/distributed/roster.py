@@ -35,6 +35,7 @@ class Roster:
         self.client: Any = None
         self.down = ""
         """Which ranks died, in words; empty while all live."""
+        self._half_a_collective = False
         self._infos: dict[int, RankInfo] = {}
         self._engines: dict[int, int] = {}
         self._processes: dict[int, psutil.Process] = {}
@@ -52,6 +53,12 @@ class Roster:
     def clear(self) -> None:
         """Forget who they were: they are being ended, or replaced."""
         self._infos = {}
+
+    def expect_others(self) -> None:
+        """Forget what the ranks were and left: others are being started in their place."""
+        self.clear()
+        self.down, self._half_a_collective = "", False
+        self.mark_all("starting")
 
     def fill(self, by_engine: Mapping[int, RankInfo]) -> None:
         """Take what each of ipyparallel's engines says of itself."""
@@ -93,6 +100,17 @@ class Roster:
         self.down = words
         self.mark([rank for rank in range(self.world_size) if rank not in dead], "stopped")
         self.mark(dead, "dead")
+
+    def suspect(self) -> None:
+        """Note that a failed cell may have left half a collective: the next one gets new communicators."""
+        self._half_a_collective = True
+
+    def take_suspicion(self, ranks: Sequence[int]) -> bool:
+        """Return whether a cell on these ranks must renew communicators, which all ranks do together."""
+        if not self._half_a_collective or len(ranks) < self.world_size:
+            return False
+        self._half_a_collective = False
+        return True
 
     def mark_line(self, rank: int, text: str) -> None:
         lines = [line for line in text.splitlines() if line.strip()]

@@ -1,37 +1,26 @@
-"""A world: the MPI ranks that belong to this process, their start, their state and their end."""
+"""A world: the MPI ranks that belong to this process, the life that they lead, and the cells that they run."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import threading
-import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import SpecError, WorldError, require
+from ..errors import WorldError, require
 from ..progress import ProgressSink, phase
-from ..ranks.gpus import gpus_here
 from .cell import GRACE_S, PendingCell, ranks_from
 from .faults import ranks_in_words
-from .keeper import end_processes
-from .names import FOLDER, FOLDER_PREFIX, RANKS, WORLD
-from .places import LocalPlace, Place, SlurmPlace
-from .rank import RankInfo, prepare
+from .processes import WorldProcesses
 from .results import RankResults
 from .roster import Roster
+from .shape import WorldShape
 from .slurm import SlurmOptions
 from .status import RankStatus
 from .view import CellView, NoView
-
-_SILENT_S = 120.0
 
 _current: World | None = None
 
@@ -71,37 +60,23 @@ class World:
         slurm: SlurmOptions | None = None,
         start_timeout_s: float | None = None,
     ) -> None:
-        if launcher not in ("local", "slurm"):
-            raise SpecError(f"There is no launcher {launcher!r}.", where="launcher", remedy="Choose local or slurm.")
-        if launcher == "slurm":
-            slurm = slurm or SlurmOptions()
-            ranks = ranks or (tp_size * pp_size if tp_size else None) or slurm.num_ranks
-        self.world_size = ranks or (tp_size * pp_size if tp_size else max(2, len(gpus_here()), pp_size))
-        self.tp_size = tp_size or max(1, self.world_size // pp_size)
-        self.pp_size = pp_size
-        if self.tp_size * pp_size != self.world_size:
-            raise SpecError(
-                f"{self.world_size} ranks are not tp_size {self.tp_size} × pp_size {pp_size}.",
-                where="-n",
-                remedy=f"Start {self.tp_size * pp_size} ranks, or change --tp_size and --pp_size.",
-            )
-        self.launcher, self.profile, self.slurm = launcher, profile, slurm
-        self.id = uuid.uuid4().hex[:12]
-        self._start_timeout_s = start_timeout_s if start_timeout_s or launcher == "slurm" else _SILENT_S
-        self._folder: Path | None = None
-        self._place: Place | None = None
-        self._cluster: Any = None
-        self._client: Any = None
-        self.roster = Roster(self.world_size)
-        self._known_engines: set[str] = set()
-        self._starts = 0
+        shape = WorldShape.of(
+            ranks,
+            launcher=launcher,
+            profile=profile,
+            tp_size=tp_size,
+            pp_size=pp_size,
+            slurm=slurm,
+            start_timeout_s=start_timeout_s,
+        )
+        self.id, self.launcher, self.profile, self.slurm = shape.id, shape.launcher, shape.profile, shape.slurm
+        self.world_size, self.tp_size, self.pp_size = shape.world_size, shape.tp_size, shape.pp_size
+        self.roster = Roster(shape.world_size)
+        self._processes = WorldProcesses(shape, self.roster)
         self._cells = 0
-        self._suspicious = False
         self._pending: PendingCell | None = None
-        self._keeper: subprocess.Popen[bytes] | None = None
         self._restart: threading.Thread | None = None
         self._restart_fault: BaseException | None = None
-        self._lock = threading.RLock()
         self._owner = os.getpid()
 
     def __enter__(self) -> Self:
@@ -120,7 +95,7 @@ class World:
     @property
     def state(self) -> str:
         """``"stopped"``, ``"starting"``, ``"running"`` or ``"down"`` (a rank died)."""
-        if self._cluster is None:
+        if not self._processes.have_started:
             return "stopped"
         if self._restart is not None and self._restart.is_alive():
             return "starting"
@@ -137,19 +112,15 @@ class World:
             Without ipyparallel or mpi4py.
         """
         global _current
-        if self._cluster is not None:
+        if self._processes.have_started:
             raise WorldError("These ranks run already.", where="%trt_mpi start", remedy="Restart or stop them first.")
         require("ipyparallel", extra="mpi", purpose="run cells on several ranks")
         require("mpi4py", extra="mpi", purpose="run cells on several ranks")
-        place = SlurmPlace(self) if self.launcher == "slurm" else LocalPlace(self)
-        self._place = place
-        self._folder = self._make_folder()
+        self._processes.prepare()
         atexit.register(self.stop)
         try:
             with phase(f"start {self.world_size} ranks", progress, total=self.world_size, unit="rank") as counter:
-                self._start_keeper()
-                self._cluster = place.start_controller(self._folder)
-                self._start_ranks(counter.advance)
+                self._processes.start(counter.advance)
         except BaseException:
             self.stop()
             raise
@@ -157,149 +128,33 @@ class World:
 
     def restart(self, progress: ProgressSink | None = None) -> None:
         """End the ranks, whatever they do, and start as many again, empty."""
-        if self._cluster is None:
+        if not self._processes.have_started:
             self.start(progress)
             return
         self._await_restart()
         with phase(f"restart {self.world_size} ranks", progress, total=self.world_size, unit="rank") as counter:
-            self._end_ranks()
-            self._start_ranks(counter.advance)
+            self._processes.end_ranks()
+            self._processes.start_ranks(counter.advance)
 
     def stop(self) -> None:
         """End every process of this world; a second time does nothing."""
         global _current
         if os.getpid() != self._owner:
             return  # a fork of this process: the ranks are not its own
-        with self._lock:
-            place, self._cluster = self._place, None
-            self.roster.clear()
-            self.roster.mark_all("stopped")
-            if self._client is not None:
-                with contextlib.suppress(Exception):
-                    self._client.close(linger=0)
-                self._client = self.roster.client = None
-            if place is not None and self._folder is not None:
-                place.end(self._folder)
-            end_processes(self.id)
-            if self._keeper is not None:
-                self._keeper.wait(5)  # it belonged to the world, so it is gone
-                self._keeper = None
-            if self._folder is not None and self._folder.name.startswith(FOLDER_PREFIX):
-                shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self._processes.end()
         atexit.unregister(self.stop)
         if _current is self:
             _current = None
 
-    def _started_place(self) -> Place:
-        if self._place is None:
-            raise WorldError("There are no ranks.", where="%trt_mpi", remedy="Start them with: %trt_mpi start")
-        return self._place
-
-    def _make_folder(self) -> Path:
-        # Slurm's ranks read and write there too, so it must be where all hosts see it.
-        base = self.slurm.shared_folder() if self.slurm is not None else None
-        return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=base))
-
-    def environment(self) -> dict[str, str]:
-        """Return what every process of this world has in its environment."""
-        package = str(Path(__file__).resolve().parents[2])
-        paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        return {WORLD: self.id, FOLDER: str(self._folder), "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
-
-    def ranks_environment(self) -> dict[str, str]:
-        """Return what a rank has beside: which start it belongs to."""
-        return {**self.environment(), RANKS: str(self._starts)}
-
-    def _start_keeper(self) -> None:
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-m", "trtbench_lab.distributed.keeper", self.id, str(os.getpid()), str(self._folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **self.environment()},
-            start_new_session=True,
-        )
-
-    def _start_ranks(self, advance: Callable[[int, str | None], None] | None = None) -> None:
-        """Start the ranks under the running controller and learn who they are."""
-        place = self._started_place()
-        self._starts += 1
-        self.roster.clear()
-        self.roster.down, self._suspicious = "", False
-        self.roster.mark_all("starting")
-        place.start_ranks(self._cluster, self.world_size)
-        client = self._connect()
-        until = None if self._start_timeout_s is None else time.monotonic() + self._start_timeout_s
-        seen = 0
-        while len(engines := self._new_engines()) < self.world_size:
-            self._check_start(until, len(engines))
-            if advance is not None and len(engines) > seen:
-                advance(len(engines) - seen, None)
-                seen = len(engines)
-            time.sleep(0.02)
-        asked = {engine: client[engine].apply_async(prepare, self.tp_size, self.pp_size) for engine in engines}
-        for call in asked.values():
-            while not call.wait(0.1):
-                self._check_start(until, len(engines))
-        self._take_infos({engine: call.get(0) for engine, call in asked.items()})
-        self._known_engines.update(self._uuid(engine) for engine in engines)
-        if advance is not None:
-            advance(self.world_size - seen, None)
-
-    def _new_engines(self) -> list[int]:
-        """Return the engines of the present start; numbers of dead ones are given out again, their names are not."""
-        return sorted(engine for engine in self._client.ids if self._uuid(engine) not in self._known_engines)
-
-    def _uuid(self, engine: int) -> str:
-        return str(self._client._engines.get(engine))
-
-    def _connect(self) -> Any:
-        if self._client is None:
-            with contextlib.redirect_stdout(sys.stderr):
-                self._client = self.roster.client = self._cluster.connect_client_sync(timeout=30)
-        return self._client
-
-    def _check_start(self, until: float | None, started: int) -> None:
-        place = self._started_place()
-        reason = place.why_ended()
-        if reason is None and (until is None or time.monotonic() < until):
-            return
-        output = place.output().strip()
-        lines = [line for line in output.splitlines() if line.strip()]
-        said = "\n".join(f"    {line}" for line in lines[-12:])
-        what = reason or f"{started} of {self.world_size} ranks had started after {self._start_timeout_s:g} s."
-        raise WorldError(
-            f"{what}{' It said:' if said else ''}\n{said}".rstrip(),
-            where="%trt_mpi start",
-            remedy="Look at what is missing with: %trt_doctor --mpi",
-            details=output or None,
-        )
-
-    def _take_infos(self, by_engine: Mapping[int, RankInfo]) -> None:
-        sizes = {info.world_size for info in by_engine.values()}
-        if sizes != {self.world_size}:
-            raise WorldError(
-                f"{self.world_size} ranks were started, and each believes to be one of {min(sizes)}: mpi4py loads "
-                "another MPI than the launcher's.",
-                where="%trt_mpi start",
-                remedy="%trt_doctor --mpi shows both and what to install.",
-            )
-        self.roster.fill(by_engine)
-
-    def _end_ranks(self) -> None:
-        self._started_place().end_ranks()
-        end_processes(self.id, str(self._starts))
-
     def replace_ranks(self) -> None:
         """End the ranks at once and start new ones behind the notebook's back; the next cell waits for them."""
-        self._end_ranks()
+        self._processes.end_ranks()
         self.roster.clear()
         self._restart_fault = None
 
         def start() -> None:
             try:
-                self._start_ranks()
+                self._processes.start_ranks()
             except BaseException as fault:
                 self._restart_fault = fault
 
@@ -390,7 +245,7 @@ class World:
                 remedy="Wait for it (.wait()), interrupt it (.interrupt()), or: %trt_mpi restart",
             )
         self._await_restart()
-        if self._cluster is None:
+        if not self._processes.have_started:
             raise WorldError("There are no ranks.", where="%%trt_mpi", remedy="Start them with: %trt_mpi start")
         if not self.roster.down and (dead := self.roster.dead()):
             self.give_up(dead)
@@ -410,7 +265,7 @@ class World:
 
     def ask(self, rank: int, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         """Send a call to a rank; return ipyparallel's future of it."""
-        return self._client[self.roster.engine_of(rank)].apply_async(function, *arguments, **keywords)
+        return self._processes.client[self.roster.engine_of(rank)].apply_async(function, *arguments, **keywords)
 
     def metadata_of(self, asked: Any) -> Mapping[str, Any]:
         """Return what has arrived of a call: output, displays, data."""
@@ -427,11 +282,11 @@ class World:
     def give_up(self, dead: Sequence[int]) -> None:
         """Note that ranks have died and end the others, which wait for them."""
         self.roster.mark_dead(dead, ranks_in_words(dead))
-        self._end_ranks()
+        self._processes.end_ranks()
 
     def last_words(self, dead: Sequence[int]) -> str:
         """Return what the launcher said last."""
-        return self._place.output()[-4000:] if self._place is not None else ""
+        return self._processes.output()[-4000:]
 
     def interrupt(self, ranks: Sequence[int]) -> None:
         """Send Ctrl-C's signal to ranks."""
@@ -439,18 +294,7 @@ class World:
 
     def where_they_stand(self, ranks: Sequence[int], cell: str, code_name: str) -> list[str]:
         """Return for each rank where its Python stands, also inside a blocked call of MPI."""
-        return self.roster.where_they_stand(ranks, self._folder or Path(), cell, code_name)
-
-    def suspect(self) -> None:
-        """Note that a failed cell may have left half a collective: the next one gets new communicators."""
-        self._suspicious = True
-
-    def take_suspicion(self, ranks: Sequence[int]) -> bool:
-        """Return whether a cell on these ranks must renew communicators, which all ranks do together."""
-        if not self._suspicious or len(ranks) < self.world_size:
-            return False
-        self._suspicious = False
-        return True
+        return self.roster.where_they_stand(ranks, self._processes.folder or Path(), cell, code_name)
 
     def next_code_name(self) -> str:
         self._cells += 1
@@ -459,4 +303,4 @@ class World:
     def forget(self, asked: Any) -> None:
         """Let ipyparallel's client drop a call's result, which it would keep for ever."""
         with contextlib.suppress(Exception):
-            self._client.purge_local_results(asked)
+            self._processes.client.purge_local_results(asked)
