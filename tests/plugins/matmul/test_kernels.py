@@ -217,6 +217,9 @@ def test_the_stream_kernel_says_what_it_does_not_take():
     biased = dataclasses.replace(weights, bias=torch.zeros(16).half())
     with pytest.raises(SpecError, match="One of the two weights"):
         linear(x, biased, out, choice, gate=weights)
+    in_groups = random_weights(Problem(1, 16, 128, "int8", "float16", 128), generator)
+    with pytest.raises(SpecError, match="not these"):  # the kernel has scales of whole outputs for bytes
+        linear(x, in_groups, out, choice)
     groups = random_weights(Problem(1, 16, 256, "int4", "float16", 256), generator)
     with pytest.raises(SpecError, match="groups of 128"):
         linear(torch.zeros(1, 256).half(), groups, out, choice)
@@ -240,3 +243,53 @@ def test_wrong_calls_are_told():
             KERNELS["matvec"],
             gate=quantized.plain(),
         )
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("name", ["x", "out", "residual", "weight", "bias", "gate", "norm_weight"])
+def test_a_tensor_with_other_strides_is_refused(kernel, name):
+    """Kernels read rows as they lie: what a transposed or cut tensor gave would be wrong numbers."""
+    rows = 1 if kernel == "matvec" else 2
+    wide = torch.zeros(32, 64)
+    given = {"x": torch.zeros(rows, 32), "out": torch.zeros(rows, 8), "residual": torch.zeros(rows, 8)}
+    parts = {"weight": torch.zeros(8, 32), "bias": torch.zeros(8)}
+    gate = LinearWeights("dense", wide[:8, :32] if name == "gate" else wide[:4].view(8, 32), 8, 32, bias=torch.zeros(8))
+    norm = Norm("rms", wide[0, ::2] if name == "norm_weight" else wide[0, :32], None, 1e-5)
+    if name in given:
+        width = given[name].shape[1]
+        given[name] = wide[:width, :rows].t() if rows > 1 else wide[:1, : 2 * width : 2]
+    elif name in parts:
+        parts[name] = wide[:8, :32] if name == "weight" else wide[:8, 0]
+    stored = LinearWeights("dense", parts["weight"], 8, 32, bias=parts["bias"])
+    workspace = Workspace(torch.device("cpu"))
+    with pytest.raises(SpecError, match=f": {'weight' if name == 'gate' else name} .*has strides"):
+        linear(
+            given["x"], stored, given["out"], KERNELS[kernel], gate=gate, residual=given["residual"], norm=norm,
+            workspace=workspace,
+        )  # fmt: skip
+
+
+def test_operands_that_no_kernel_reads_rightly_are_told():
+    generator = torch.Generator().manual_seed(4)
+    x, out = torch.zeros(1, 96).half(), torch.zeros(1, 16).half()
+    plain = LinearWeights("dense", torch.zeros(16, 96).half(), 16, 96)
+    with pytest.raises(SpecError, match="residual is"):  # a row to add to all would be read beyond its end
+        linear(torch.zeros(2, 96).half(), plain, torch.zeros(2, 16).half(), KERNELS["slice"], residual=out)
+    with pytest.raises(SpecError, match="1 scales are given"):
+        linear(x, plain, out, KERNELS["slice"], x_scale=torch.ones(1))
+    integers = random_weights(Problem(1, 16, 96, "int8_int8", "float16"), generator)
+    with pytest.raises(SpecError, match="no inputs of 8 bits"):
+        linear(x.to(torch.int8), integers, out, KERNELS["matvec"], x_scale=torch.ones(1))
+    with pytest.raises(SpecError, match="need the scale of the inputs"):
+        linear(x.to(torch.int8), integers, out, KERNELS["slice"])
+    one_scale = dataclasses.replace(integers, scale=torch.ones(1))
+    with pytest.raises(SpecError, match="differ in kind, extents, scales"):
+        linear(x.to(torch.int8), integers, out, KERNELS["slice"], gate=one_scale, x_scale=torch.ones(1))
+    groups = random_weights(Problem(1, 16, 96, "int4", "float16", 48), generator)
+    with pytest.raises(SpecError, match="no multiple of 32"):  # a thread reads 32 elements of 4 bits at once
+        linear(x, groups, out, KERNELS["matvec"])
+    with pytest.raises(SpecError, match="Groups of 64 do not divide 96"):
+        linear(x, dataclasses.replace(groups, group_size=64), out, KERNELS["slice"])
+    channels = random_weights(Problem(1, 16, 96, "int8", "float16"), generator)
+    with pytest.raises(SpecError, match="Zero points belong to groups"):
+        linear(x, dataclasses.replace(channels, zero=torch.zeros(16, dtype=torch.int8)), out, KERNELS["slice"])

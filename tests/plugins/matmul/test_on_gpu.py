@@ -70,6 +70,61 @@ def test_nothing_is_read_beyond_a_weight(kind, in_features, rows):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(
+    ("kind", "group_size", "in_features", "dtype"),
+    [
+        ("int8", 128, 1152, "bfloat16"),
+        ("int8", 32, 1120, "float16"),
+        ("int4", 64, 1152, "bfloat16"),
+        ("int4", 32, 1120, "float16"),
+        ("int4", None, 1000, "float16"),
+        ("dense", None, 1001, "bfloat16"),
+        ("dense", None, 1001, "float32"),
+        ("int8", None, 1001, "float32"),
+    ],
+)
+def test_every_kernel_that_is_offered_computes_the_definition(kind, group_size, in_features, dtype, rows):
+    """Groups of all sizes, rows that begin at odd places, and outputs that fill no block."""
+    device, out_features = torch.device("cuda"), 43
+    problem = Problem(rows, out_features, in_features, kind, dtype, group_size)
+    generator = torch.Generator(device).manual_seed(rows)
+    weights = random_weights(problem, generator)
+    x = torch.randn(rows, in_features, generator=generator, device=device).to(getattr(torch, dtype))
+    expected = linear_reference(x, weights, dtype=torch.float64)
+    # One rounding to the type and one of each dequantized weight; float32: sums in another order.
+    bound = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1.5e-2}[dtype]
+    for choice in candidates(problem):
+        out = torch.full((rows, out_features), float("nan"), dtype=x.dtype, device=device)
+        linear(x, weights, out, choice, workspace=Workspace(device))
+        assert float((out.double() - expected).norm() / expected.norm()) < bound, choice
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 5, 200])
+def test_tensors_may_begin_anywhere(rows):
+    """Views that begin in the middle of 16 bytes, as parts of packed tensors do."""
+    device, out_features, in_features = torch.device("cuda"), 48, 1024
+    problem = Problem(rows, out_features, in_features, "dense", "bfloat16")
+    generator = torch.Generator(device).manual_seed(rows)
+    weights = random_weights(problem, generator)
+
+    def shifted(tensor: torch.Tensor) -> torch.Tensor:
+        memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device=device)
+        memory[1:] = tensor.flatten()
+        return memory[1:].view(tensor.shape)
+
+    x = torch.randn(rows, in_features, generator=generator, device=device).bfloat16()
+    residual = torch.randn(rows, out_features, generator=generator, device=device).bfloat16()
+    expected = linear_reference(x, weights, dtype=torch.float64, residual=residual)
+    moved = dataclasses.replace(weights, weight=shifted(weights.weight))
+    for choice in candidates(problem):
+        out = shifted(torch.full((rows, out_features), float("nan"), dtype=x.dtype, device=device))
+        linear(shifted(x), moved, out, choice, residual=shifted(residual), workspace=Workspace(device))
+        assert float((out.double() - expected).norm() / expected.norm()) < 1.2e-2, choice
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("extras", "dtype"),
     [("norm", "bfloat16"), ("gated", "float16"), ("layer norm", "float16"), ("factors", "bfloat16")],

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtbench_lab.errors import QuantizationError, SpecError
-from trtbench_lab.plugins.matmul import Choice, Problem, Workspace, default_choice, linear, tune
+from trtbench_lab.plugins.matmul import Choice, LinearWeights, Problem, Workspace, default_choice, linear, tune
 from trtbench_lab.plugins.matmul.candidates import candidates
 from trtbench_lab.plugins.matmul.choice import KERNELS
 from trtbench_lab.plugins.matmul.dequantize import dequantize_into
+from trtbench_lab.plugins.matmul.launch import plan
 from trtbench_lab.plugins.matmul.reference import dequantized
 from trtbench_lab.plugins.matmul.tuning import random_weights
 from trtbench_lab.plugins.matmul.weights import deinterleave, interleave, interleave_block
@@ -47,7 +48,15 @@ def test_the_order_is_the_one_that_is_written_down():
 
 @pytest.mark.parametrize(
     ("in_features", "group_size", "expected"),
-    [(4096, 128, 16), (4096, 64, 8), (4096, 32, 4), (192, None, 8), (96, 32, 4), (1040, None, 0)],
+    [
+        (4096, 128, 16),
+        (4096, 64, 8),
+        (4096, 32, 4),
+        (192, None, 8),
+        (96, 32, 4),
+        (1040, None, 0),
+        (3072, 192, 8),  # a block of 128 would begin in one group and end in the next
+    ],
 )
 def test_a_block_stays_in_its_group_and_divides_the_row(in_features, group_size, expected):
     assert interleave_block(in_features, group_size) == expected
@@ -122,6 +131,7 @@ def test_weights_lie_in_the_tensor_cores_registers_where_they_can(rows, kind, mo
         (9, "int8", {}, False),
         (1, "int4", {"group_size": 256}, False),  # a step of a warp is one group of 128
         (1, "int4", {"group_size": 128, "zeros": True}, False),
+        (1, "int8", {"group_size": 128}, False),  # whose scales it would leave out
         (1, "int8", {"dtype": "float32"}, False),
         (8, "dense", {"in_features": 16384}, False),  # inputs that shared memory does not hold
     ],
@@ -173,3 +183,55 @@ def test_a_workspace_grows_and_keeps_its_counters_at_zero():
     out = linear(x, weights, torch.empty(20, 40), choice, workspace=workspace)
     torch.testing.assert_close(out, x @ weights.weight.t(), rtol=1e-4, atol=1e-4)  # sums in another order
     assert not workspace.counters.any()
+
+
+@pytest.mark.parametrize("kind", ["dense", "int8", "int4", "fp8"])
+@pytest.mark.parametrize("rows", [1, 8])
+def test_the_launcher_takes_what_is_offered_at_every_width(kind, rows):
+    """Inputs are kept up to the next power of two: no step, and no round of steps, may pass that."""
+    pytest.importorskip("triton")
+    cell, seen = {"dense": 1, "int4": 8}.get(kind, 4), set()
+    for in_features in (*range(128, 6000, 112), 8192, 11008, 14336, 16384, 28672):
+        problem = Problem(rows, 4096, in_features, kind, group_size=128 if in_features % 128 == 0 else None)
+        problem = problem if kind == "int4" else dataclasses.replace(problem, group_size=None)
+        stored = _without_numbers(problem)
+        x, out = (torch.empty(rows, size, dtype=torch.bfloat16, device="meta") for size in (in_features, 4096))
+        for choice in candidates(problem):
+            if choice.kernel in ("direct", "stream"):
+                seen.add(choice.kernel)
+                plan(x, stored, out, choice, None, None, None, None, None, None, pdl=False)
+                step, padded = cell * choice.block_c * choice.num_warps, 1 << (in_features - 1).bit_length()
+                wider = dataclasses.replace(choice, num_warps=2 * choice.num_warps * padded // step)
+                with pytest.raises(SpecError, match="pass the end"):
+                    plan(x, stored, out, wider, None, None, None, None, None, None, pdl=False)
+    assert "stream" in seen
+
+
+def test_a_round_of_steps_that_passes_the_inputs_is_refused():
+    pytest.importorskip("triton")
+    problem = Problem(1, 64, 1024, "int8")  # 4 steps of 64 words
+    x, out = (torch.empty(1, size, dtype=torch.bfloat16, device="meta") for size in (1024, 64))
+    choice = Choice("stream", 8, 16, 16, num_warps=4, num_stages=4)
+    plan(x, _without_numbers(problem), out, choice, None, None, None, None, None, None, pdl=False)
+    further = dataclasses.replace(choice, num_stages=8)
+    with pytest.raises(SpecError, match="8 steps ahead, pass the end of 1024"):
+        plan(x, _without_numbers(problem), out, further, None, None, None, None, None, None, pdl=False)
+
+
+def _without_numbers(problem: Problem) -> LinearWeights:
+    """Weights of a problem as launches see them: extents and types."""
+    rows, columns = problem.out_features, problem.in_features
+    types = {"dense": torch.bfloat16, "fp8": torch.float8_e4m3fn}
+    stored = columns // 2 if problem.kind == "int4" else columns
+    weight = torch.empty(rows, stored, dtype=types.get(problem.kind, torch.int8), device="meta")
+    scale = torch.empty(1 if problem.kind == "fp8" else rows, device="meta")
+    return LinearWeights(
+        problem.kind,
+        weight,
+        rows,
+        columns,
+        scale=None if problem.kind == "dense" else scale,
+        group_size=problem.group_size,
+        input_scale=scale if problem.kind == "fp8" else None,
+        nibbles=interleave_block(columns, problem.group_size) if problem.kind == "int4" else 0,
+    )

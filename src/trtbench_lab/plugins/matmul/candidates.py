@@ -113,6 +113,8 @@ def _streams(problem: Problem) -> list[Choice]:
         if interleave_block(problem.in_features, problem.group_size) != 16 or problem.group_size not in (None, 128):
             return []
         block_c, per_cell = 16, WORD
+    elif problem.group_size is not None:  # scales within a row are applied to 4-bit weights only
+        return []
     else:
         block_c, per_cell = (32, 1) if problem.kind == "dense" else (16, 4)
     padded = _power_of_two(problem.in_features)

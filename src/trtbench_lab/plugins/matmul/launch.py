@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ...errors import SpecError
+from ..frame.contiguous import check_contiguous
 from ..frame.triton_form import kernel_module
 from .candidates import DIRECT_ROWS, PROGRAMS, candidates
 from .choice import Choice, Problem
@@ -119,7 +120,7 @@ def linear(
     activation
         A name of `ACTIVATION_CODES`.
     residual
-        (M, N), added last.
+        (M, N), contiguous, added last.
     norm
         Normalises x first, rounding to x's type as the separate operation does. Each program repeats it: for few rows.
     x_scale
@@ -135,6 +136,11 @@ def linear(
     -------
     `out`
 
+    Raises
+    ------
+    SpecError
+        When extents do not fit, a tensor is not contiguous, or the chosen kernel does not take such operands.
+
     Notes
     -----
     Sums are float32 (int32 for int8 × int8), and are rounded to the type of `out` once, after everything. The
@@ -148,11 +154,27 @@ def linear(
             where="linear",
             remedy="Pass x (M, K) and out (M, N).",
         )
+    if residual is not None and residual.shape != out.shape:
+        raise SpecError(
+            f"The residual is {tuple(residual.shape)} and out {tuple(out.shape)}.",
+            where="linear",
+            remedy="Pass a residual (M, N); nothing is broadcast.",
+        )
+    if x_scale is not None and (x_scale.numel() != rows or x.element_size() != 1):
+        raise SpecError(
+            f"{x_scale.numel()} scales are given for {rows} rows of {x.dtype}.",
+            where="linear",
+            remedy="Pass x_scale (M,) for an x of 8 bits, and none for another.",
+        )
+    check_contiguous("linear", x=x, out=out, residual=residual, x_scale=x_scale)
+    if norm is not None:
+        check_contiguous("linear", norm_weight=norm.weight, norm_bias=norm.bias)
+    weights, gate = weights.as_they_lie, None if gate is None else gate.as_they_lie
     if rows == 0:
         return out
     if gate is not None and _form(gate) != _form(weights):
         raise SpecError(
-            "The two weights of a gated product differ in kind, extents, groups or order of 4-bit elements.",
+            "The two weights of a gated product differ in kind, extents, scales, groups or order of 4-bit elements.",
             where="linear",
             remedy="Store both alike.",
         )
@@ -214,6 +236,7 @@ def plan(
     if weights.kind == "int4":
         check_multiple(weights, WORD)
     scales = weights.input_scale if x_scale is None else x_scale
+    _check_scales(weights, scales)
     arguments: list[Any] = [
         x,
         _stored(weights),
@@ -252,10 +275,17 @@ def plan(
                 where="choice.kernel",
                 remedy="Use slice or tile.",
             )
+        if weights.kind in ("int8_int8", "fp8_fp8"):
+            raise SpecError(
+                f"The matrix-vector kernel takes no inputs of 8 bits, as weights of kind {weights.kind} do.",
+                where="choice.kernel",
+                remedy="Use slice or tile.",
+            )
         words = weights.kind == "int8" and in_features % 4 == 0
         if words:  # four to a word: their bits become numbers without a conversion
             arguments[1:3] = [part if part is None else part.view(torch.int32) for part in arguments[1:3]]
         wide = 2 if words else 4 if weights.kind == "int4" or x.element_size() == 4 else 8
+        _check_groups(weights, wide * (4 if words else WORD if weights.kind == "int4" else 1))
         constants |= {"BLOCK_V": choice.block_c, "V": wide, "BLOCK_X": _power_of_two(in_features)}
         return (blocks_n,), arguments, constants
     if choice.kernel in ("direct", "stream"):
@@ -288,6 +318,34 @@ def plan(
     return (blocks_m * blocks_n, choice.split_k), arguments, constants
 
 
+def _check_scales(weights: LinearWeights, x_scale: torch.Tensor | None) -> None:
+    """Refuse weights whose scales or groups no kernel reads rightly."""
+    if weights.kind in ("fp8", "int8_int8", "fp8_fp8") and x_scale is None:
+        raise SpecError(
+            f"Weights of kind {weights.kind} need the scale of the inputs.",
+            where="linear",
+            remedy="Pass x_scale, or weights with input_scale.",
+        )
+    if weights.zero is not None and weights.group_size is None:
+        raise SpecError(
+            "Zero points belong to groups, and these weights have none.",
+            where="linear",
+            remedy="Pass group_size, K for one group a row.",
+        )
+    _check_groups(weights, WORD if weights.kind == "int4" else 1)
+
+
+def _check_groups(weights: LinearWeights, unit: int) -> None:
+    """Refuse groups that end within what a thread reads at once, or beyond the row."""
+    group = weights.group_size
+    if group is not None and (group % unit or weights.in_features % group):
+        raise SpecError(
+            f"Groups of {group} do not divide {weights.in_features} input features, or are no multiple of {unit}.",
+            where="linear",
+            remedy="Use groups of 32, 64 or 128 that divide K, or the library's product.",
+        )
+
+
 def _register_plan(
     weights: LinearWeights, choice: Choice, rows: int, arguments: list[Any], constants: dict[str, Any]
 ) -> tuple[tuple[int, ...], list[Any], dict[str, Any]]:
@@ -295,8 +353,12 @@ def _register_plan(
     stream = choice.kernel == "stream"
     kinds = ("dense", "fp8", "int8") if stream else ("dense", "fp8")
     fits = rows <= DIRECT_ROWS and arguments[0].element_size() == 2 and weights.zero is None
-    fits &= weights.kind in kinds or (weights.kind == "int4" and weights.nibbles == choice.block_c)
-    fits &= not stream or weights.group_size in (None, WORD * choice.block_c)
+    if weights.kind == "int4":
+        fits &= weights.nibbles == choice.block_c
+        fits &= not stream or weights.group_size in (None, WORD * choice.block_c)
+    else:  # whose scales, where they have any, are of whole outputs
+        fits &= weights.kind in kinds and weights.group_size is None
+        fits &= weights.kind != "dense" or weights.weight.dtype == arguments[0].dtype
     fits &= weights.in_features % 16 == 0
     if not fits:
         raise SpecError(
@@ -306,6 +368,17 @@ def _register_plan(
             where="choice.kernel",
             remedy="Use matvec, slice or tile.",
         )
+    cell = WORD if weights.kind == "int4" else 1 if weights.kind == "dense" else 4
+    step, padded = choice.block_c * choice.num_warps * cell, _power_of_two(weights.in_features)
+    # A round of the stream reads as many steps of inputs, which have to lie within their padding.
+    ahead = step * choice.num_stages if stream else step
+    if step > padded or -(-weights.in_features // ahead) * ahead > padded:
+        raise SpecError(
+            f"{choice.num_warps} warps of {choice.block_c} cells, {choice.num_stages} steps ahead, pass the end of "
+            f"{weights.in_features} input features, which are kept as {padded}.",
+            where="choice",
+            remedy="Take fewer cells, warps or steps ahead; `candidates` names those that fit.",
+        )
     if weights.kind in ("fp8", "int8"):
         arguments[1:3] = [part if part is None else part.view(torch.int32) for part in arguments[1:3]]
     constants = constants | {
@@ -313,7 +386,7 @@ def _register_plan(
         "ROWS": 1 if rows == 1 else DIRECT_ROWS,
         "BLOCK_C": choice.block_c,
         "SLICES": choice.num_warps,
-        "K_PADDED": _power_of_two(weights.in_features),
+        "K_PADDED": padded,
     }
     gated = arguments[2] is not None
     if stream and gated and (arguments[9] is None) != (arguments[10] is None):
@@ -366,7 +439,8 @@ def default_choice(problem: Problem) -> Choice:
 
 
 def _form(weights: LinearWeights) -> tuple[object, ...]:
-    has = (weights.zero is not None, weights.scale is not None)
+    scales = 0 if weights.scale is None else weights.scale.numel()
+    has = (weights.zero is not None, weights.pre_scale is not None, scales)
     extents = (weights.out_features, weights.in_features)
     return (weights.kind, *extents, weights.group_size, weights.nibbles, *has)
 

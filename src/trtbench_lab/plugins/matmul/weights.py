@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
 
 from ...errors import QuantizationError
+from ..frame.contiguous import check_contiguous
 
 KIND_CODES = {"dense": 0, "int8": 1, "int4": 2, "fp8": 3, "int8_int8": 4, "fp8_fp8": 3}
 """How a weight is stored → the kernels' number for it."""
@@ -26,7 +28,7 @@ class LinearWeights:
         `input_scale` inside the kernel. ``"int8_int8"``: int8 (N, K), for x that is int8 already (SmoothQuant).
         ``"fp8_fp8"``: float8_e4m3fn (N, K), for x that is FP8 already, with a scale a row.
     weight
-        See `kind`; contiguous.
+        See `kind`; contiguous, as all the others are.
     out_features, in_features
         N and K.
     scale
@@ -66,6 +68,19 @@ class LinearWeights:
         parts = (self.weight, self.scale, self.zero, self.pre_scale, self.bias)
         return sum(part.nbytes for part in parts if part is not None)
 
+    @functools.cached_property
+    def as_they_lie(self) -> LinearWeights:
+        """These weights, once all their tensors are known to be contiguous: looked at when a kernel first reads them.
+
+        Raises
+        ------
+        SpecError
+            When one of them is not.
+        """
+        names = ("weight", "scale", "zero", "pre_scale", "input_scale", "bias")
+        check_contiguous("LinearWeights", **{name: getattr(self, name) for name in names})
+        return self
+
     def interleaved(self) -> LinearWeights:
         """Return 4-bit weights in the kernels' order (see `nibbles`); others as they are. `plain` undoes it exactly."""
         block = interleave_block(self.in_features, self.group_size)
@@ -85,8 +100,8 @@ def interleave_block(in_features: int, group_size: int | None) -> int:
 
     A block never leaves its group, so that the elements of a word share their scale.
     """
-    limit = 16 if group_size is None else min(16, group_size // WORD)
-    return next((size for size in (16, 8, 4) if size <= limit and in_features % (WORD * size) == 0), 0)
+    group = in_features if group_size is None else group_size
+    return next((size for size in (16, 8, 4) if group % (WORD * size) == 0 and in_features % (WORD * size) == 0), 0)
 
 
 def interleave(packed: torch.Tensor, nibbles: int) -> torch.Tensor:

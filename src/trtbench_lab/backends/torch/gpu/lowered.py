@@ -316,7 +316,9 @@ def _alike(first: Product, second: Product) -> bool:
     a, b = first.weights, second.weights
     if (a.kind, a.group_size, a.nibbles, a.zero is None) != (b.kind, b.group_size, b.nibbles, b.zero is None):
         return False
-    if (a.pre_scale is None) != (b.pre_scale is None):
+    if (a.pre_scale is None) != (b.pre_scale is None) or a.out_features != b.out_features:
+        return False
+    if a.scale is not None and b.scale is not None and a.scale.shape != b.scale.shape:
         return False
     if a.pre_scale is not None and b.pre_scale is not None and not torch.equal(a.pre_scale, b.pre_scale):
         return False
