@@ -298,3 +298,22 @@ def test_a_real_interrupt_ends_with_130(tmp_path: Any) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip() == "interrupted"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 140])
+def test_help_and_results_fit_the_columns_they_are_told(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for line in (["--help"], ["bench", "--help"], ["doctor"]):
+        main(line)
+        shown = capsys.readouterr().out.splitlines()
+        assert max(len(text) for text in shown) <= columns, line
+
+
+def test_a_pipe_gets_the_natural_width(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    main(["--help"])
+    natural = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "no number")
+    main(["--help"])
+    assert capsys.readouterr().out == natural
+    assert max(len(line) for line in natural.splitlines()) > 100

@@ -16,6 +16,7 @@ from .errors import SpecError, TrtbenchError
 from .progress import ProgressEvent, no_progress
 from .progress_text import text_from_event
 from .ranks import control, launched
+from .results.fitted import fitted_to
 from .specs.command_line import parse, request_type
 from .specs.help_text import FaceOption, help_text, overview
 
@@ -29,6 +30,7 @@ FACE = (
 _ENDING_S = 5.0
 _SPARSE_S = 10.0
 _REDRAW_S = 0.2
+_NARROWEST = 40  # columns below which nothing is broken further
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +92,7 @@ def _follow(words: list[str]) -> int:
 
 def _main(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(overview())
+        print(overview(columns=_columns_of(sys.stdout)))
         return OK if words else USAGE
     if words[0] == "--version":
         print(f"trtbench-lab {__version__}")
@@ -100,7 +102,7 @@ def _main(words: list[str]) -> int:
     try:
         request_type(verb)
         if "--help" in flags or "-h" in flags:
-            print(help_text(verb, f"trtbench {verb}", FACE))
+            print(help_text(verb, f"trtbench {verb}", FACE, columns=_columns_of(sys.stdout)))
             return OK
         spec, notes = parse(verb, rest)
         if verb == "mpi" and spec.action in ("start", "restart") and not spec.dry_run:
@@ -162,7 +164,8 @@ def _face_flags(words: list[str]) -> tuple[set[str], list[str]]:
 def _shown(result: Any, *, as_json: bool) -> str:
     if as_json:
         return json.dumps(_data(result), indent=2, ensure_ascii=False, default=str)
-    return repr(result)
+    with fitted_to(_columns_of(sys.stdout)):
+        return repr(result)
 
 
 def _data(result: Any) -> Any:
@@ -232,14 +235,19 @@ class ProgressLine:
             self._width = 0
 
     def _redraw(self, text: str) -> None:
-        text = text[: _columns() - 1]
+        text = text[: (_columns_of(self._stream) or 80) - 1]
         self._stream.write("\r" + text.ljust(self._width))
         self._stream.flush()
         self._width = len(text)
 
 
-def _columns() -> int:
+def _columns_of(stream: IO[str]) -> int | None:
+    """Return the columns of the terminal behind a stream, or COLUMNS where it is set; None for files and pipes."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told) > 0:
+        return max(_NARROWEST, int(told))
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
+        columns = os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
+    except (OSError, ValueError, AttributeError):
+        return None
+    return max(_NARROWEST, columns) if columns else None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..results.fitted import fitted_columns
 from ..results.render import Table, html_document, plain_document
 
 STATUSES = ("ok", "warning", "missing", "error")
@@ -129,7 +130,7 @@ class DoctorReport:
         }
 
     def __repr__(self) -> str:
-        return plain_document(self._title, "", [_narrow(self._table())])
+        return plain_document(self._title, "", [self._table() if fitted_columns() else _narrow(self._table())])
 
     def _repr_html_(self) -> str:
         return html_document(self._title, "", [self._table()])

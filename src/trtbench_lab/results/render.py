@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .fitted import fitted_columns, fitted_lines, fitted_text
+
 # Inherited colours and half-transparent lines are right on any background, and inline there is no stylesheet to lose.
 _LINE = "1px solid rgba(127,127,127,.35)"
 _PLAIN = "background:transparent;color:inherit;"
@@ -18,6 +20,7 @@ _NARROW = "white-space:nowrap;"
 _BROKEN = "white-space:pre-wrap;overflow-wrap:anywhere;min-width:24em;max-width:60em;"
 _LONG = 60  # characters from which a cell's text may break, in HTML
 _WIDEST = 100  # characters of the widest column in plain text
+_WIDEST_SCREEN = 200  # columns of a terminal that a table uses
 _MUTED = "opacity:.68;"
 
 
@@ -69,7 +72,10 @@ def format_value(value: Any) -> str:
 
 
 def plain_table(table: Table) -> str:
-    """Return a table as aligned text."""
+    """Return a table as aligned text, fitted to a screen inside `fitted_to`."""
+    columns = fitted_columns()
+    if columns is not None:
+        return _fitted_table(table, columns)
     rows = [[_broken(format_value(cell)) for cell in row] for row in table.rows]
     numeric = [is_numeric_column(table, i) for i in range(len(table.columns))]
     widths = [max([len(name), *(len(part) for row in rows for part in row[i])]) for i, name in enumerate(table.columns)]
@@ -83,6 +89,16 @@ def plain_table(table: Table) -> str:
     lines += [line(parts) for row in rows for parts in itertools.zip_longest(*row, fillvalue="")]
     if table.note:
         lines.append(table.note)
+    return "\n".join(lines)
+
+
+def _fitted_table(table: Table, columns: int) -> str:
+    cells = [[format_value(cell) for cell in row] for row in table.rows]
+    numeric = [is_numeric_column(table, i) for i in range(len(table.columns))]
+    lines = [fitted_text(table.title, columns)] if table.title else []
+    lines += fitted_lines(table.columns, cells, numeric, min(columns, _WIDEST_SCREEN))
+    if table.note:
+        lines.append(fitted_text(table.note, min(columns, _WIDEST)))
     return "\n".join(lines)
 
 
@@ -110,7 +126,9 @@ def html_table(table: Table) -> str:
 
 def plain_document(title: str, byline: str, tables: Sequence[Table]) -> str:
     """Return title, byline and tables as text."""
-    return "\n\n".join(["\n".join(part for part in (title, byline) if part), *(plain_table(table) for table in tables)])
+    columns = fitted_columns()
+    head = [fitted_text(part, columns) if columns else part for part in (title, byline) if part]
+    return "\n\n".join(["\n".join(head), *(plain_table(table) for table in tables)])
 
 
 def html_document(title: str, byline: str, tables: Sequence[Table]) -> str:

@@ -32,7 +32,7 @@ def first_line(spec: type[Spec]) -> str:
     return (spec.__doc__ or "").strip().splitlines()[0]
 
 
-def help_text(verb: str, program: str, face: Sequence[FaceOption] = ()) -> str:
+def help_text(verb: str, program: str, face: Sequence[FaceOption] = (), *, columns: int | None = None) -> str:
     """Return the help of `verb` as plain text.
 
     Parameters
@@ -43,26 +43,30 @@ def help_text(verb: str, program: str, face: Sequence[FaceOption] = ()) -> str:
         How the face calls it: ``"trtbench build"`` or ``"%trt_build"``.
     face
         Options of the face itself.
+    columns
+        Of the screen; texts are broken there, and never beyond 100.
     """
+    width = min(columns or _WIDTH, _WIDTH)
     table = flag_table(request_type(verb))
-    lines = [_usage(program, table.positional), "", summary(verb)]
+    lines = [_usage(program, table.positional), "", *_wrapped(summary(verb), columns)]
     for group, options in _groups(table.options).items():
         lines += ["", f"{group}:"]
         for option in options:
-            lines += _option_lines(option)
+            lines += _option_lines(option, width)
     if face:
         lines += ["", "this line:"]
         for item in face:
-            lines += _entry(" ".join([", ".join(item.flags), item.metavar]).strip(), item.help)
-    lines += ["", "Flags may be written with - or _, and --name value also as name=value."]
+            lines += _entry(" ".join([", ".join(item.flags), item.metavar]).strip(), item.help, width)
+    lines += ["", *_wrapped("Flags may be written with - or _, and --name value also as name=value.", columns)]
     return "\n".join(lines)
 
 
-def overview(program: str = "trtbench") -> str:
-    """Return the list of verbs."""
+def overview(program: str = "trtbench", *, columns: int | None = None) -> str:
+    """Return the list of verbs, broken at the columns of the screen where they are known."""
     width = max(len(verb) for verb in VERBS)
     lines = [f"{program} VERB [options]", ""]
-    lines += [f"  {verb.ljust(width)}  {summary(verb)}" for verb in VERBS]
+    for verb in VERBS:
+        lines += _wrapped(summary(verb), columns, f"  {verb.ljust(width)}  ", " " * (width + 4))
     return "\n".join([*lines, "", f"{program} VERB --help tells the options of a verb."])
 
 
@@ -95,7 +99,7 @@ def _groups(options: Sequence[FlatOption]) -> dict[str, list[FlatOption]]:
     return groups
 
 
-def _option_lines(option: FlatOption) -> list[str]:
+def _option_lines(option: FlatOption, width: int) -> list[str]:
     meta = option.meta
     value = "" if option.is_switch else placeholder(option)
     if option.takes_optional_value and value:
@@ -112,7 +116,7 @@ def _option_lines(option: FlatOption) -> list[str]:
     ]
     text = " ".join(remarks)
     told = "; ".join(detail for detail in details if detail)
-    return _entry(f"{option.info.flag} {value}".strip(), f"{text} ({told})" if told else text)
+    return _entry(f"{option.info.flag} {value}".strip(), f"{text} ({told})" if told else text, width)
 
 
 def _bounds(option: FlatOption) -> str:
@@ -127,5 +131,15 @@ def _other_spellings(option: FlatOption) -> list[str]:
     return [spelling for spelling in dict.fromkeys(spellings) if spelling != option.info.flag]
 
 
-def _entry(head: str, text: str) -> list[str]:
-    return [f"  {head}", *textwrap.wrap(text, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+def _entry(head: str, text: str, width: int) -> list[str]:
+    indent = " " * 6
+    # Flags keep their hyphens and paths their length: what is copied from here must be whole.
+    return [f"  {head}", *_wrapped(text, width, indent, indent)]
+
+
+def _wrapped(text: str, columns: int | None, first: str = "", rest: str = "") -> list[str]:
+    if columns is None:
+        return [first + text]
+    return textwrap.wrap(
+        text, columns, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
+    )
