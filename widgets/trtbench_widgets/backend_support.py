@@ -9,7 +9,7 @@ from trtbench_lab.errors import TrtbenchError
 from trtbench_lab.specs import BuildConfig, ModelConfig, PluginConfig
 from trtbench_lab.specs import Mapping as RankMapping
 from trtbench_lab.specs.requests import QuantizeSpec
-from trtbench_lab.specs.requests.convert import KV_CACHE_ALGOS, QFORMAT_ALGOS
+from trtbench_lab.specs.requests.formats import KV_CACHE_ALGOS, QFORMAT_ALGOS
 
 _OF_RANKS = ("nccl_plugin", "use_custom_all_reduce")  # asked about with two ranks: with one they do nothing anywhere
 

@@ -28,7 +28,7 @@ from trtbench_lab.specs import (
 from trtbench_lab.specs.conflicts import Gpu, in_words
 from trtbench_lab.specs.presets import PRESETS
 from trtbench_lab.specs.requests import BuildSpec, QuantizeSpec
-from trtbench_lab.specs.requests.convert import KV_CACHE_ALGOS, QFORMAT_ALGOS
+from trtbench_lab.specs.requests.formats import KV_CACHE_ALGOS, QFORMAT_ALGOS
 
 from .backend_support import every_backend, plugin_support, quantization_support
 from .choices import conflict_data, described, difference, magic_line, plain, python_lines, shell_line

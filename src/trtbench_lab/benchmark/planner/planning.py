@@ -10,7 +10,8 @@ from ...checkpoint.writer import rank_bytes
 from ...errors import SpecError
 from ...specs import Mapping as RankMapping
 from ...specs import ModelConfig, QuantConfig
-from ...specs.requests.convert import KV_CACHE_ALGOS, QuantizeSpec
+from ...specs.requests import QuantizeSpec
+from ...specs.requests.formats import KV_CACHE_ALGOS
 from .checks import link_of, machine_name
 from .collectives import BASIS as COLLECTIVES
 from .efficiency import CPU_ROWS, GPU_ROWS, UNMEASURED, execution_of, linear_share

@@ -3,10 +3,12 @@
 from ..spec import Spec
 from .bench import BenchSpec, DoctorSpec, HistorySpec
 from .build import BuildSpec
-from .convert import ConvertSpec, DownloadSpec, QuantizeSpec
+from .convert import ConvertSpec
+from .download import DownloadSpec
 from .explore import ExploreSpec, LintSpec
 from .mpi import MpiSpec
 from .plan import PlanSpec, ReportSpec
+from .quantize import QuantizeSpec
 from .run import CompareSpec, RunSpec, SummarizeSpec
 
 REQUESTS: dict[str, type[Spec]] = {

@@ -9,7 +9,7 @@ from ..coerce import Unfit
 from ..mapping import Mapping
 from ..options import option
 from ..spec import Spec
-from .convert import KV_CACHE_ALGOS, QFORMAT_ALGOS
+from .formats import KV_CACHE_ALGOS, QFORMAT_ALGOS
 from .shared import DEMO_HELP, dtype_option, group_size_option, name_option, quantize_lm_head_option
 
 

@@ -140,6 +140,21 @@ def quantize_lm_head_option() -> Any:
     )
 
 
+def use_parallel_embedding_option() -> Any:
+    return option(
+        default=False, help="Divide the embedding table over the tensor-parallel ranks.", group="parallelism"
+    )
+
+
+def embedding_sharding_dim_option() -> Any:
+    return option(
+        default=0,
+        help="Dimension along which the table is divided: 0 vocabulary, 1 hidden.",
+        choices=(0, 1),
+        group="parallelism",
+    )
+
+
 def workers_option() -> Any:
     return option(
         default=1,
