@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from trtbench_lab.explore import explore, profile
-from trtbench_lab.explore.procedure import _plan_of
 from trtbench_lab.explore.recording.workload import Step
+from trtbench_lab.explore.sources import plan_of
 
 
 def test_a_live_engine_is_inspected(running) -> None:
@@ -45,5 +45,5 @@ def test_layers_of_a_live_engine_are_timed(running, tmp_path: Path) -> None:
     ],
 )
 def test_the_plan_that_runs_the_step(names: list[str], step: Step, chosen: str | None) -> None:
-    found = _plan_of([Path(name) for name in names], step)
+    found = plan_of([Path(name) for name in names], step)
     assert (found.name if found else None) == chosen
