@@ -110,7 +110,7 @@ def test_without_being_told_triton_would_compile_several() -> None:
 def compiled(store: KernelStore) -> bool:
     """Ask for a kernel of a GPU with what `store` holds; return whether it had to be compiled."""
     kernel = kernel_of("choose", "argmax_parts_kernel")
-    signature = {"logits_ptr": "*fp32", "top_ptr": "*fp32", "at_ptr": "*i32", "V": "i32"}
+    signature = {"logits_ptr": "*fp32", "top_ptr": "*fp32", "at_ptr": "*i32", "columns": "i32", "V": "i32"}
     constants = {"PARTS": 64, "BLOCK": 128, "PDL": True}
     source = ASTSource(kernel, {**signature, **dict.fromkeys(constants, "constexpr")}, constexprs=constants)
     hits: list[bool] = []

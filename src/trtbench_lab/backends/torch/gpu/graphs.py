@@ -55,7 +55,7 @@ class DecodeBucket:
     tables
         (rows, columns) int32.
     logits
-        (rows, V) float32 of the last step.
+        (rows, V) float32 of the last step; V counts the padding of the vocabulary too.
     ring
         (RING_STEPS, rows) int32 on the host, pinned where there is a GPU: the tokens of step s in row s % RING_STEPS.
     """
@@ -95,9 +95,10 @@ class DecodeBucket:
 
     def take(self, *, greedy: bool) -> None:
         """Choose tokens from `logits` (greedy) or take them from `chosen`: they become the next step's input."""
-        vocab = self.logits.shape[1]
+        # Behind the vocabulary lies what pads it for the ranks: zeros, which may be larger than every logit.
+        vocab = self.steps.model.config.vocab_size
         if not ops.kernels_run_on(self.ids.device.type):
-            tokens = self.logits.argmax(dim=1) if greedy else self.chosen
+            tokens = self.logits[:, :vocab].argmax(dim=1) if greedy else self.chosen
             slot = self.counters.long() % RING_STEPS
             self.ring[slot.cpu(), torch.arange(self.rows)] = tokens.to(torch.int32).cpu()
             self.ids.copy_(tokens)
@@ -110,7 +111,7 @@ class DecodeBucket:
             launch(
                 kernels.argmax_parts_kernel,
                 (self.rows, -(-vocab // block)),
-                (self.logits, self._tops, self._places, vocab),
+                (self.logits, self._tops, self._places, self.logits.shape[1], vocab),
                 PARTS=ARGMAX_PARTS,
                 BLOCK=block,
                 num_warps=4,

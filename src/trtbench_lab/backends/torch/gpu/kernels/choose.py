@@ -7,15 +7,17 @@ import triton.language as tl
 
 
 @triton.jit
-def argmax_parts_kernel(logits_ptr, top_ptr, at_ptr, V, PARTS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
-    """Largest logit of each of PARTS pieces of a row (the first of equals): top, at (B, PARTS)."""
+def argmax_parts_kernel(
+    logits_ptr, top_ptr, at_ptr, columns, V, PARTS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
+):  # fmt: skip
+    """Largest of the first V logits of rows of `columns`, for each of PARTS pieces (the first of equals): top, at."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
     row = tl.program_id(0)
     part = tl.program_id(1)
     column = part * BLOCK + tl.arange(0, BLOCK)
-    x = tl.load(logits_ptr + row.to(tl.int64) * V + column, mask=column < V, other=float("-inf"))
+    x = tl.load(logits_ptr + row.to(tl.int64) * columns + column, mask=column < V, other=float("-inf"))
     x = tl.where(x != x, float("-inf"), x)
     best = tl.max(x, axis=0)
     tl.store(top_ptr + row * PARTS + part, best)
