@@ -59,3 +59,13 @@ def test_tensors_that_are_no_whole_are_refused():
     query = torch.zeros(1, 32)
     with pytest.raises(SpecError, match="whole tensors"):
         launch.prompt_attention(query, cache, indices, indices[:1], indices[:1, None], torch.ones(1), query, shape)
+    # The front of wider rows is for the kernels that are told how wide they are.
+    wide, positions = torch.zeros(2, 128), torch.zeros(2, dtype=torch.int32)
+    whole, one = torch.zeros(shape.pool_shape(4)), torch.ones(1)
+    with pytest.raises(SpecError, match="whole tensors"):
+        launch.write_cache(
+            wide[:, :96], one, one, positions, positions, positions[:, None], one, whole, torch.zeros(2, 32), shape
+        )
+    parts = torch.zeros(1, 2, 2, 32)[..., :16]
+    with pytest.raises(SpecError, match="whole tensors"):
+        launch.combine_parts(parts, torch.zeros(1, 2, 2), positions[:1], torch.zeros(1, 32))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ....errors import SpecError
+from ....plugins.frame.contiguous import check_contiguous
 from ....plugins.gpt_attention.reference import store_as
 from ....specs import ModelConfig
 from .ops import kernels, kernels_run_on, launch, launch_options, power_of_two
@@ -172,6 +174,11 @@ def decode(
     Returns
     -------
     (B, H · D)
+
+    Raises
+    ------
+    SpecError
+        When a tensor is not contiguous, has other extents, or the scratch memory is of fewer rows.
     """
     rows = qkv.shape[0]
     if not kernels_run_on(qkv.device.type):
@@ -185,6 +192,14 @@ def decode(
                     qkv[row : row + 1], cache, tables[row], position, position + 1, heads, kv_scale
                 )
         return out
+    _check_operands("decode", qkv, cache, cos, sin, positions, positions, tables, heads)
+    if rows * heads.num_kv_heads > scratch.counts.numel() or tables.shape[0] < rows:
+        raise SpecError(
+            f"{rows} rows decode over scratch memory of {scratch.counts.numel() // heads.num_kv_heads} and tables of "
+            f"{tables.shape[0]}.",
+            where="decode",
+            remedy="Make the scratch memory, and pass tables, for as many rows as are decoded.",
+        )
     out = qkv.new_empty(rows, heads.num_heads * heads.head_size)
     group = heads.num_heads // heads.num_kv_heads
     tiles = scratch.tiles
@@ -330,6 +345,7 @@ def rotate_and_write(
     tokens, size = qkv.shape[0], heads.head_size
     all_heads = heads.num_heads + 2 * heads.num_kv_heads
     if kernels_run_on(qkv.device.type):
+        _check_operands("rotate_and_write", qkv, cache, cos, sin, positions, token_rows, tables, heads)
         per_program = max(1, min(16, 2048 // power_of_two(size)))
         launch(
             kernels("rows").rotate_and_write_kernel,
@@ -372,6 +388,33 @@ def rotate_and_write(
     scale = torch.tensor(kv_scale, device=cache.device)
     cache[block, 0, :, at % cache.shape[3]] = store_as(key.float(), scale, cache.dtype)
     cache[block, 1, :, at % cache.shape[3]] = store_as(value.float(), scale, cache.dtype)
+
+
+def _check_operands(
+    where: str,
+    qkv: torch.Tensor,
+    cache: torch.Tensor,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    positions: torch.Tensor,
+    token_rows: torch.Tensor,
+    tables: torch.Tensor,
+    heads: Heads,
+) -> None:
+    """Refuse what the kernels would read wrongly: they know extents, and of strides that of the tables' rows alone."""
+    tokens = qkv.shape[0]
+    pages = (2, heads.num_kv_heads, cache.shape[3], heads.head_size)
+    fits = qkv.shape[1] == heads.qkv_width and cache.shape[1:] == pages
+    if not fits or positions.shape[0] != tokens or token_rows.shape[0] != tokens:
+        raise SpecError(
+            f"qkv is {tuple(qkv.shape)}, the cache {tuple(cache.shape)}, with {positions.shape[0]} positions and "
+            f"{token_rows.shape[0]} rows; {heads} have {heads.qkv_width} columns and pages {pages}.",
+            where=where,
+            remedy="Pass the projections, the pool and the indices of one step of this model.",
+        )
+    check_contiguous(where, qkv=qkv, cache=cache, cos=cos, sin=sin, positions=positions, token_rows=token_rows)
+    if tables.stride(1) != 1 and tables.shape[1] > 1:
+        check_contiguous(where, tables=tables)
 
 
 def attend_by_definition(

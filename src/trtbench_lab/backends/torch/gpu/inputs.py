@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ....plugins.frame.contiguous import check_contiguous
 from ....plugins.matmul import launch as matmul
 from ....plugins.matmul import reference
 from ....plugins.matmul.launch import Norm
@@ -61,7 +62,7 @@ def prepare(
     Parameters
     ----------
     x
-        (N, in).
+        (N, in), contiguous for the kernel.
     inputs
         What to do.
     norm
@@ -75,6 +76,7 @@ def prepare(
         return _defined(x, inputs, norm)
     from . import ops
 
+    check_contiguous("prepare", x=x, order=inputs.order, divisor=inputs.divisor, factor=inputs.factor)
     rows, width = x.shape
     types = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
     out = torch.empty_like(x, dtype=types.get(inputs.to or "", x.dtype))

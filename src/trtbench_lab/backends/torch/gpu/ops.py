@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ....plugins.frame.contiguous import check_contiguous
 from ....plugins.matmul import launch as matmul
 from ....plugins.matmul import reference
 from ....plugins.matmul.choice import Choice
@@ -206,12 +207,13 @@ def _fp8_product(
 
 
 def add_norm(x: torch.Tensor, added: torch.Tensor | None, norm: Norm) -> torch.Tensor:
-    """Add `added` (N, width) to x in place, and return the norm of the sum."""
+    """Add `added` (N, width) to x in place, and return the norm of the sum; all contiguous, or `SpecError`."""
     width = x.shape[1]
     if not kernels_run_on(x.device.type) or width > ROW_KERNEL_WIDTH:
         if added is not None:
             x.add_(added)
         return reference.normalize(x, norm)
+    check_contiguous("add_norm", x=x, added=added, norm_weight=norm.weight, norm_bias=norm.bias)
     out = torch.empty_like(x)
     padded = power_of_two(width)
     launch(
@@ -245,7 +247,8 @@ def activate(
 ) -> torch.Tensor:
     """Return act(x), or act(first half) · (second half) of the columns.
 
-    `ratios` multiply the halves first. For a `reader` of static FP8 inputs the result is FP8.
+    `ratios` multiply the halves first. For a `reader` of static FP8 inputs the result is FP8. An x that is not
+    contiguous is a `SpecError`.
     """
     width = x.shape[1] // 2 if gated else x.shape[1]
     if not kernels_run_on(x.device.type):
@@ -255,6 +258,7 @@ def activate(
         if ratios != (1.0, 1.0):
             first, second = first * ratios[0], second * ratios[1]
         return reference.activate(first, act) * second
+    check_contiguous("activate", x=x)
     to_fp8 = reader is not None and reader.to == "fp8" and not reader.apart
     out = x.new_empty((x.shape[0], width), dtype=torch.float8_e4m3fn if to_fp8 else x.dtype)
     numel, block = out.numel(), 2048
@@ -280,6 +284,7 @@ def embed(
     if not kernels_run_on(ids.device.type) or width > ROW_KERNEL_WIDTH:
         x = F.embedding(ids, table)
         return x if position_table is None else x + F.embedding(positions.clamp_min(0), position_table)
+    check_contiguous("embed", ids=ids, positions=positions, table=table, position_table=position_table)
     out = table.new_empty((ids.shape[0], width))
     padded = power_of_two(width)
     launch(
