@@ -38,9 +38,11 @@ class OneShot:
         self._calls = torch.zeros(-(-self.slots // BLOCK_WORDS), dtype=torch.int32, device=device)
         self._dependent = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
 
-    def takes(self, x: torch.Tensor) -> bool:
-        """Whether this sum is small enough to be quicker here than by NCCL."""
-        return x.dtype in _KINDS and x.nbytes % 4 == 0 and 0 < x.nbytes <= 4 * self.slots and x.is_contiguous()
+    def takes(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> bool:
+        """Whether this sum is small enough to be quicker here than by NCCL, and lies in whole words of memory."""
+        small = x.dtype in _KINDS and x.nbytes % 4 == 0 and 0 < x.nbytes <= 4 * self.slots and _lies_whole(x)
+        alike = residual is None or (residual.dtype == x.dtype and residual.shape == x.shape and _lies_whole(residual))
+        return small and alike
 
     def all_reduce(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Return the sum of the ranks' `x`, plus `residual`, rounded once; in the memory of `residual`, or of `x`."""
@@ -101,6 +103,10 @@ def one_shot_for(group: Any, mapping: Mapping, device: torch.device) -> OneShot 
         return None
     _log.info("custom all-reduce: sums of up to %d KiB by one kernel over %s", 4 * largest_words(ranks) >> 10, how)
     return OneShot(mapping.tp_rank, ranks, memory, device)
+
+
+def _lies_whole(x: torch.Tensor) -> bool:
+    return x.is_contiguous() and x.storage_offset() * x.element_size() % 4 == 0
 
 
 def _words(x: torch.Tensor) -> torch.Tensor:
