@@ -169,3 +169,24 @@ def test_first_tokens_of_prompts_of_any_length_compile_nothing(tmp_path: Path, m
             runner.generate([list(range(length))], max_new_tokens=3)
     assert found
     assert all(found)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_row_without_a_sequence_waits_too_where_kernels_start_before_others_end(early: bool) -> None:
+    """The kernel after attention may touch what the kernel before it does: attention has to have waited for that."""
+    kernel = kernel_of("decode_attention", "decode_attention_kernel")
+    types = dict.fromkeys(("qkv_ptr", "cache_ptr", "cos_ptr", "sin_ptr", "out_ptr"), "*fp16")
+    types |= dict.fromkeys(("positions_ptr", "tables_ptr", "count_ptr"), "*i32") | {"M": "i32"}
+    types |= {"part_ptr": "*fp32", "stat_ptr": "*fp32", "softmax_scale": "fp32", "kv_scale": "fp32"}
+    constants = {
+        "H": 4, "HKV": 2, "D": 32, "D_PADDED": 32, "R": 16, "INTERLEAVED": False, "BLOCK_SIZE": 16, "GROUP": 2,
+        "GROUP_PADDED": 16, "SPLITS": 2, "TILE": 16, "WINDOW": 0, "KV_QUANT": 0, "PDL": True, "EARLY": early,
+        "AHEAD": False,
+    }  # fmt: skip
+    source = ASTSource(kernel, {**types, **dict.fromkeys(constants, "constexpr")}, constexprs=constants)
+    ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"launch_pdl": True}).asm["ptx"]
+    assert ptx.count("griddepcontrol.launch_dependents") == 1
+    # Early: one on the way to the result, one where the row is empty; else before anything is read.
+    assert ptx.count("griddepcontrol.wait") == (2 if early else 1)
+    before = ptx[: ptx.index("griddepcontrol.wait")]
+    assert ("ld.global" in before) == early

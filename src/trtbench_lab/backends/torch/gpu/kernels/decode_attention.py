@@ -100,6 +100,9 @@ def decode_attention_kernel(
     stored_dtype: tl.constexpr = cache_ptr.dtype.element_ty
     position = tl.load(positions_ptr + row)
     if position < 0:
+        # Who waits for this kernel counts on those before it, too: where all rows are empty, nobody else waits here.
+        if PDL and EARLY:
+            tl.extra.cuda.gdc_wait()
         return
     first_key = 0
     if WINDOW > 0:
