@@ -119,6 +119,10 @@ def test_early_stopping(value, expected):
         ({"stop_words": [[]]}, "stop_words"),
         ({"bad_words": [[200]]}, "0 to 99"),
         ({"bad_words": [[[1]]]}, "1 rows and the batch has 2"),
+        ({"stop_words": [[5, [6]], None]}, "holds 5"),
+        ({"bad_words": [[[5]], 6]}, "single numbers"),
+        ({"end_ids": "x"}, "whole number"),
+        ({"prompt_table": torch.ones(3)}, "not offered"),
         ({"early_stopping": "soon"}, "'never'"),
         ({"lora_uids": [1]}, "not offered"),
         ({"num_return_sequences": 2}, "not offered"),
@@ -129,6 +133,10 @@ def test_mistakes_are_sentences(keywords, words):
     with pytest.raises(RequestError) as caught:
         settled(**keywords)
     assert words in str(caught.value)
+
+
+def test_one_more_end_token_needs_no_list():
+    assert settled(end_id=4, end_ids=5).end_ids == (4, 5)
 
 
 def test_several_end_tokens_from_the_configuration_and_the_keywords():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +108,8 @@ def settle(
     truncation = given.pop("truncation", "error")
     context_logits = bool(given.pop("output_context_logits", False))
     first, more = given.pop("end_id", base.end_id), given.pop("end_ids", base.end_ids)
-    end_ids = tuple(dict.fromkeys((*_end_ids(first, vocab_size), *_end_ids(list(more), vocab_size))))
+    more = list(more) if isinstance(more, Iterable) else more
+    end_ids = tuple(dict.fromkeys((*_end_ids(first, vocab_size), *_end_ids(more, vocab_size))))
     seeds = _seeds(given.pop("random_seed", base.random_seed), num_prompts)
     early_stopping = _early_stopping(given.pop("early_stopping", base.early_stopping))
     stop_words = _words(given.pop("stop_words", base.stop_words), "stop_words", num_prompts, vocab_size)
@@ -160,7 +161,9 @@ def _refuse_unknown(given: dict[str, Any]) -> None:
         if name in _ALWAYS:
             given.pop(name)
         elif name in _WITHOUT_COUNTERPART:
-            if given.pop(name) not in (None, False, 0, 0.0, []):
+            value = given.pop(name)
+            # Tensors and arrays are never neutral, and cannot be compared with a number to one truth.
+            if hasattr(value, "tolist") or value not in (None, False, 0, 0.0, []):
                 raise RequestError(
                     f"{name} is known from TensorRT-LLM and not offered by this runtime.",
                     where=name,
@@ -284,8 +287,10 @@ def _words(value: Any, where: str, num_prompts: int, vocab_size: int) -> WordsPe
             where=where,
             remedy="Give one list of words, or one a prompt.",
         )
+    if any(row is not None and not isinstance(row, list) for row in rows):
+        raise RequestError(f"{where} mixes lists of words with single numbers.", where=where)
     for word in (word for row in rows for word in row or ()):
-        if not word or any(isinstance(t, bool) or not isinstance(t, int) for t in word):
+        if not isinstance(word, list) or not word or any(isinstance(t, bool) or not isinstance(t, int) for t in word):
             raise RequestError(f"{where} holds {word!r}, not a sequence of token ids.", where=where)
         if min(word) < 0 or max(word) >= vocab_size:
             raise RequestError(

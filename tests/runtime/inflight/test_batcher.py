@@ -257,6 +257,14 @@ def test_a_sampled_request_draws_the_same_alone_and_in_company(batcher: Inflight
         handle.result(30)
 
 
+def test_a_top_k_beyond_all_tokens_takes_all_and_no_other_notices(batcher: InflightBatcher) -> None:
+    sampling = {"temperature": 1.3, "random_seed": 5, "max_new_tokens": 6}
+    beside = batcher.submit([2, 3], max_new_tokens=8)
+    huge, whole = (batcher.submit([9], top_k=top_k, **sampling) for top_k in (2**40, VOCAB_SIZE))
+    assert huge.result(30) == whole.result(30)
+    assert beside.result(30) == greedy([2, 3], 8)
+
+
 def test_penalties_count_prompt_and_output_as_the_other_runtime_does(batcher: InflightBatcher) -> None:
     import torch
     from tests.runtime.inflight.fakes import logits_of

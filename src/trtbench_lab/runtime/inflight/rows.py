@@ -7,6 +7,9 @@ import numpy as np
 from .sequence import Sequence
 from .stepper import StepLimits
 
+MOST_TOP_K = np.iinfo(np.int32).max
+"""No vocabulary has so many tokens: a larger `top_k` means the same, and would not fit its array."""
+
 
 class Rows:
     """What the scheduler knows of each running request, one column a quantity, one entry a slot.
@@ -106,7 +109,8 @@ class Rows:
         self.bans[slot] = bool(sequence.bad_words) or bool(rules.end_ids and rules.min_new_tokens)
         self.log_probs[slot] = config.output_log_probs
         self.greedy[slot], self.temperature[slot] = rules.greedy, rules.temperature
-        self.top_k[slot], self.top_p[slot], self.seed[slot] = rules.top_k, rules.top_p, rules.seeds[0]
+        self.top_k[slot] = min(rules.top_k, MOST_TOP_K)
+        self.top_p[slot], self.seed[slot] = rules.top_p, rules.seeds[0]
         self.repetition[slot], self.presence[slot] = rules.repetition_penalty, rules.presence_penalty
         self.frequency[slot], self.counts_tokens[slot] = rules.frequency_penalty, rules.counts_tokens
         return slot
