@@ -181,7 +181,7 @@ class InflightBatcher:
 
     def _refuse_closed(self) -> None:
         if self._closing:
-            raise RequestError("The batcher is closed.", remedy="Load the engine again.")
+            raise closed_error()
         if self._broken is not None:
             raise EngineError(
                 "The batcher has stopped after an error.",
@@ -307,6 +307,11 @@ class InflightBatcher:
                 self.scheduler.fail(sequence, self._broken)
             ended.append(sequence)
         self._hand_on(ended)
+
+
+def closed_error() -> RequestError:
+    """The error of a request that comes after `close`."""
+    return RequestError("The batcher is closed.", remedy="Load the engine again.")
 
 
 def _step_error(error: Exception) -> TrtbenchError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import threading
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from ...errors import EngineError, TrtbenchError
 from ...specs import SamplingConfig
 from ..limits import EngineLimits
 from ..request import GenerationRequest
-from .batcher import InflightBatcher
+from .batcher import InflightBatcher, closed_error
 from .handle import RequestHandle
 from .sequence import FINISHED, Sequence
 from .stepper import StepRunner
@@ -88,8 +89,8 @@ class TellingBatcher(InflightBatcher):
     def _answered(self, call: Call, send: Callable[[], list[RequestHandle]]) -> list[RequestHandle]:
         try:
             handles = send()
-        except TrtbenchError as error:
-            self._tell(("inflight_answered", self._key, call, error))
+        except Exception as error:  # whatever it is: the others wait for an answer
+            self._tell(("inflight_answered", self._key, call, _portable(error)))
             raise
         sent = [
             Sent(
@@ -132,9 +133,10 @@ class FollowedBatcher:
     ) -> None:
         self.runner, self.engine_limits = runner, engine_limits
         self.closed = False
+        self._closed_here = False
         self._follow, self._may_follow = follow, may_follow
         self._lock = threading.Lock()
-        self._answers: dict[Call, deque[TrtbenchError | list[FollowedHandle]]] = defaultdict(deque)
+        self._answers: dict[Call, deque[Exception | list[FollowedHandle]]] = defaultdict(deque)
         self._handles: dict[int, FollowedHandle] = {}
         self._early: dict[int, list[tuple[list[int], Ended | None]]] = defaultdict(list)
 
@@ -164,17 +166,21 @@ class FollowedBatcher:
 
     def close(self) -> None:
         """Follow rank 0 until it has closed the batch."""
+        self._closed_here = True
         if not self.closed and self._may_follow():
             self._follow(lambda: self.closed or None)
 
     def _answer(self, call: Call) -> list[FollowedHandle]:
+        if self._closed_here:
+            raise closed_error()
         answer = self._follow(lambda: self._claimed(call))
         if isinstance(answer, TrtbenchError):
             answer.led = True
+        if isinstance(answer, Exception):
             raise answer
         return list(answer)
 
-    def _claimed(self, call: Call) -> TrtbenchError | list[FollowedHandle] | None:
+    def _claimed(self, call: Call) -> Exception | list[FollowedHandle] | None:
         with self._lock:
             if waiting := self._answers.get(call):
                 return waiting.popleft()
@@ -188,10 +194,10 @@ class FollowedBatcher:
 
     # ---- what rank 0 tells ----------------------------------------------------------------------------------------
 
-    def hear_answer(self, call: Call, answer: TrtbenchError | list[Sent]) -> None:
+    def hear_answer(self, call: Call, answer: Exception | list[Sent]) -> None:
         """Learn what came of a call."""
         with self._lock:
-            if isinstance(answer, TrtbenchError):
+            if isinstance(answer, Exception):
                 self._answers[call].append(answer)
                 return
             handles = []
@@ -280,20 +286,28 @@ class FollowedHandle(RequestHandle):
 
 def call_of(requests: list[tuple[Any, SamplingConfig | None, dict[str, Any]]], streaming: bool) -> Call:
     """Return what tells a call from others: its prompts, their sampling, and whether it streams."""
-    return (streaming, *((_prompt_of(prompt), repr(config), repr(words)) for prompt, config, words in requests))
+    return (streaming, *((_prompt_of(prompt), _told_of(config), _told_of(words)) for prompt, config, words in requests))
 
 
 def _prompt_of(prompt: Any) -> Any:
     plain = prompt.tolist() if hasattr(prompt, "tolist") else prompt
-    return tuple(plain) if isinstance(plain, list) else repr(plain)
+    # Anything else may be unhashable, or equal to nothing but itself: whether it is a prompt at all is rank 0's to say.
+    return tuple(plain) if isinstance(plain, list) and set(map(type, plain)) <= {int} else _told_of(plain)
+
+
+def _told_of(value: Any) -> str:
+    """Return what a value looks like on every rank: without the addresses of objects."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def _portable(error: Exception) -> Exception:
+    return error if isinstance(error, TrtbenchError) else RuntimeError(f"rank 0: {type(error).__name__}: {error}")
 
 
 def _end_of(sequence: Sequence) -> Ended | None:
     if sequence.state != FINISHED:
         return None
-    error = sequence.error
-    if error is not None and not isinstance(error, TrtbenchError):
-        error = RuntimeError(f"rank 0: {type(error).__name__}: {error}")
+    error = None if sequence.error is None else _portable(sequence.error)
     return Ended(
         sequence.finish_reason,
         error,
