@@ -10,9 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from trtbench_lab.backends.torch.gpu.memory_plan import CachePlan
 from trtbench_lab.engine import Engine
-from trtbench_lab.errors import EngineMismatchError, StorageError, TrtbenchError
+from trtbench_lab.errors import EngineError, EngineMismatchError, StorageError, TrtbenchError
 from trtbench_lab.ranks import Launch
 from trtbench_lab.ranks import world as world_module
 from trtbench_lab.runtime import ranked
@@ -31,6 +33,7 @@ class Described:
     backend_version: str = "1"
     loaded: list[int] = field(default_factory=list)
     directory: Path = Path("engine")
+    fails: bool = False
 
     @property
     def config(self) -> Any:
@@ -44,6 +47,8 @@ class Described:
         )
 
     def executor(self, rank: int, **_: Any) -> str:
+        if self.fails:
+            raise RuntimeError("no memory for that")
         self.loaded.append(rank)
         return f"executor {rank}"
 
@@ -138,6 +143,35 @@ def test_a_folder_that_one_rank_cannot_read_stops_both(monkeypatch):
         assert error.where.startswith("rank 1")
     assert engine.loaded == []
     assert communicators == []
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_of_any_kind_on_one_rank_stops_both(failing, monkeypatch):
+    engines = [Described(fails=rank == failing) for rank in range(2)]
+    for error in on_both(engines, monkeypatch, []):
+        assert isinstance(error, EngineError)
+        assert error.agreed
+        assert error.what == "RuntimeError: no memory for that"
+        assert "in executor" in error.details
+
+
+def test_sessions_take_the_pool_of_the_rank_with_the_least_room():
+    meeting = Meeting()
+    plans = [CachePlan(8, 2, blocks, 64, torch.float32, "") for blocks in (9, 5)]
+    sessions = [SimpleNamespace(plan=plan) for plan in plans]
+    threads = [
+        threading.Thread(
+            target=ranked._open,
+            args=(meeting.at(rank), SimpleNamespace(fused_session=lambda rank=rank: sessions[rank])),
+            daemon=True,
+        )
+        for rank in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert [session.plan.num_blocks for session in sessions] == [5, 5]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.backends.models import checkpoint_of, random_model
 from tests.backends.quantized_models import quantized_checkpoint
-from tests.ranks import rank_requests
+from tests.ranks import rank_refusals, rank_requests
 from tests.ranks.direct_build import build_here
 from tests.ranks.worlds import on_ranks
 
@@ -146,6 +146,29 @@ def test_files_of_requests_and_serving_go_over_ranks_and_rank_0_speaks(folder):
         for i, row in enumerate(rows):
             sampling = {"max_tokens": 4 + i}
             assert row["token_ids"] == llm.generate([5, 17, 40 + i], sampling).outputs[0].token_ids
+
+
+def test_what_one_rank_refuses_is_refused_on_all_and_they_go_on(folder):
+    # A pool of 11 blocks of a stage, of one layer and INT8 keys, and the one that is nobody's.
+    build_here(folder / "checkpoint-pp2-int8-cache", CONFIG.replace(kv_cache_memory=f"{12 * 256}B"), folder / "small")
+    done = on_ranks(2, "tests.ranks.rank_refusals", str(folder), str(BLOCK_BYTES // 2), timeout_s=120)
+    assert done.returncode == 0, done.stderr
+    found, other = (torch.load(folder / f"refused.rank{rank}.pt") for rank in range(2))
+    assert found == other
+    assert "prefill chunk of 0 tokens" in found["tp2"]["option"]
+    assert "rank 1: RuntimeError: no memory for that" in found["tp2"]["memory"]
+    with LLM(folder / "one", tokenizer=False) as llm:
+        tokens = llm.generate(rank_refusals.PROMPT, {"max_tokens": 20}).outputs[0].token_ids
+    for layout in ("tp2", "pp2"):
+        assert "may need 5 cache blocks of 8 tokens, and the whole cache has 4" in found[layout]["large"]
+        assert "Element 0 is [7, 8]" in found[layout]["nested"]
+        assert "logits_processor is known" in found[layout]["object"]
+        assert found[layout]["beside"] == tokens
+        assert found[layout]["after"] == tokens[: rank_refusals.NEW]
+    small = found["small"]
+    assert "needs 32 cache blocks of 8 tokens and the pool has 11" in small["batch"]
+    assert len(small["stream"]) == 2
+    assert small["stream"] == [small["whole"][: len(row)] for row in small["stream"]]
 
 
 @pytest.mark.parametrize("by", ["shell", "program"])

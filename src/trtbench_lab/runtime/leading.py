@@ -8,13 +8,14 @@ for each other for ever, and all that is made for one process runs over several 
 from __future__ import annotations
 
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
 
-from ..errors import EngineMismatchError, TrtbenchError
+from ..errors import EngineError, EngineMismatchError, TrtbenchError
 from ..ranks import Control, control
 
 Result = TypeVar("Result")
@@ -34,6 +35,8 @@ its own, and two that led at once would mix the sums of two calls."""
 
 _one_follows = threading.RLock()
 _kept: deque[tuple[Any, ...]] = deque()
+_left: deque[Control] = deque()
+"""An entry for each stream that was not read to its end: rank 0's last words of it come before the next call's."""
 _lost = threading.Event()
 _ENDS = ("end", "yield", "return", "raise")
 
@@ -84,6 +87,9 @@ def together_each(body: Callable[[], Iterator[Result]]) -> Iterator[Result]:
         for value in body():
             world.post(("yield", value))
             yield value
+    except GeneratorExit:  # whoever read it went away, as on the other ranks
+        world.post(("end",))
+        raise
     except BaseException as error:
         world.post(("raise", _portable_error(error)))
         raise
@@ -92,12 +98,20 @@ def together_each(body: Callable[[], Iterator[Result]]) -> Iterator[Result]:
 
 def follow(world: Control) -> Iterator[Any]:
     """Do what rank 0 orders until its call ends; yields what it yields, and what it returns."""
+    while _left:
+        if _next_word(world)[0] != "yield":
+            _left.pop()
     while True:
         name, *arguments = _next_word(world)
         if name == "end":
             return
         if name in ("yield", "return"):
-            yield arguments[0]
+            try:
+                yield arguments[0]
+            except GeneratorExit:
+                if name == "yield":
+                    _left.append(world)
+                raise
             if name == "return":
                 return
         else:
@@ -168,7 +182,7 @@ def agreed(world: Control, body: Callable[[], Result], facts: Callable[[Result],
     Raises
     ------
     TrtbenchError
-        The first rank's that failed, with its number.
+        The first rank's that failed, with its number; an `EngineError` in place of an error of another kind.
     EngineMismatchError
         When facts differ.
     """
@@ -177,6 +191,12 @@ def agreed(world: Control, body: Callable[[], Result], facts: Callable[[Result],
         result = body()
     except TrtbenchError as error:
         problem = error
+    except Exception as error:  # no memory, say: the others wait for this rank's word
+        problem = EngineError(
+            f"{type(error).__name__}: {error}",
+            remedy="The details tell where this rank failed.",
+            details=traceback.format_exc(),
+        )
     shared = world.share((problem, None if problem else facts(result)))  # type: ignore[arg-type]
     for rank, (found_error, _) in enumerate(shared):
         if found_error is not None:
@@ -210,7 +230,9 @@ class Led:
     key
         Which twin.
     methods
-        The calls that are passed on; tensors among their arguments must not be needed by the others on a GPU.
+        The calls that are passed on; tensors among their arguments must not be needed by the others on a GPU. Where the
+        target has a ``check_`` of a call's name it refuses before anybody is told: later it would find the others in
+        the midst of the call.
     """
 
     def __init__(self, target: Any, order: str, key: int, methods: frozenset[str]) -> None:
@@ -225,6 +247,8 @@ class Led:
             world = control()
             if world is None:
                 return found(*arguments, **keywords)
+            if (check := getattr(self._target, f"check_{name}", None)) is not None:
+                check(*arguments, **keywords)
             sent = [argument.cpu() if isinstance(argument, torch.Tensor) else argument for argument in arguments]
             with one_at_a_time:
                 world.post((self._order, self._key, name, sent, keywords))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..ranks import communicator_for, control
+from ..ranks import Control, communicator_for, control
 from ..ranks.world import check_world_size
 from .leading import Led, agreed, one_at_a_time, order, together, together_each
 from .limits import EngineLimits
@@ -30,6 +31,8 @@ class RankedRunner(ModelRunner):
     """
 
     key: int
+    _opened = False
+    """Whether all ranks have a session of fused steps, with pools of one size."""
 
     def generate(self, *arguments: Any, streaming: bool = False, **keywords: Any) -> Any:
         """See `ModelRunner.generate`; every rank returns (or yields) what rank 0 generates."""
@@ -57,6 +60,13 @@ class RankedRunner(ModelRunner):
             super().close()
 
     def _fused_session(self) -> Any:
+        if not self._opened:
+            world = control()
+            assert world is not None  # noqa: S101
+            with one_at_a_time:
+                world.post(("open_queued", self.key))
+                _open(world, self._paged)
+            self._opened = True
         return Led(self._paged.fused_session(), "call_queued", self.key, QUEUED_CALLS)
 
 
@@ -125,6 +135,14 @@ def call_session(key: int, method: str, arguments: list[Any], keywords: dict[str
 
 
 @order
+def open_queued(key: int) -> None:
+    """Make this rank's session of fused steps."""
+    world = control()
+    assert world is not None  # noqa: S101
+    _open(world, _held[key]._paged)
+
+
+@order
 def call_queued(key: int, method: str, arguments: list[Any], keywords: dict[str, Any]) -> None:
     """Call this rank's session of fused steps."""
     with torch.no_grad():
@@ -141,6 +159,18 @@ def _load(key: int, engine_dir: str, options: dict[str, Any]) -> None:
     engine, executor = ranked_executor(engine_dir)
     config = engine.config
     limits = EngineLimits.from_configs(config.pretrained_config, config.build_config)
-    runner = RankedRunner(executor, limits, **{"name": engine.name, **options})
+    world = control()
+    assert world is not None  # noqa: S101
+    try:
+        runner = agreed(world, lambda: RankedRunner(executor, limits, **{"name": engine.name, **options}), lambda _: {})
+    except BaseException:
+        executor.close()
+        raise
     runner.key = key
     _held[key] = runner
+
+
+def _open(world: Control, executor: Any) -> None:
+    """Make a rank's session of fused steps; all take the pool of the one with the least room."""
+    session = agreed(world, executor.fused_session, lambda _: {})
+    session.plan = replace(session.plan, num_blocks=min(world.share(session.plan.num_blocks)))

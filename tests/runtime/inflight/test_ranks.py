@@ -137,6 +137,41 @@ def test_calls_are_told_apart_by_what_they_send(pair: Pair) -> None:
     assert asyncio.run(everybody()) == [greedy([n], 5) for n in reversed(range(4))]
 
 
+class Processor:
+    """A thing of a program: each rank has its own, at its own address."""
+
+
+def test_mistakes_of_every_kind_are_refused_on_every_rank(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = []
+    for batcher in (pair.zero, pair.one):
+        before = batcher.submit([5, 6], max_new_tokens=9)
+        refused = []
+        for prompt, keywords in (([[1, 2]], {}), ([1], {"logits_processor": [Processor()]}), ({1: 2}, {})):
+            with pytest.raises(RequestError) as error:
+                batcher.submit(prompt, **keywords)
+            refused.append(str(error.value))
+        tokens = [torch.tensor(1), torch.tensor(2)]
+        heard.append((refused, before.result(), batcher.submit(tokens, max_new_tokens=3).result()))
+    assert heard[0] == heard[1]
+    assert heard[0][1:] == (greedy([5, 6], 9), greedy([1, 2], 3))
+
+    def faulty(*_: Any) -> Any:
+        raise TypeError("nobody thought of that")
+
+    monkeypatch.setattr(pair.zero, "_checked", faulty)
+    with pytest.raises(TypeError):
+        pair.zero.submit([3], max_new_tokens=2)
+    with pytest.raises(RuntimeError, match="rank 0: TypeError: nobody thought of that"):
+        pair.one.submit([3], max_new_tokens=2)
+
+
+def test_what_comes_after_the_close_is_refused_alike_on_every_rank(pair: Pair) -> None:
+    for batcher in (pair.zero, pair.one):
+        batcher.close()
+        with pytest.raises(RequestError, match="The batcher is closed"):
+            batcher.submit([1], max_new_tokens=2)
+
+
 def test_a_call_that_rank_0_never_makes_is_named(pair: Pair) -> None:
     pair.zero.close()
     with pytest.raises(EngineError, match="never sent this request"):
@@ -161,9 +196,13 @@ class Words:
     def __init__(self, *words: tuple[Any, ...]) -> None:
         self._words = iter(words)
         self.aborted = 0
+        self.posted: list[Any] = []
 
     def take(self) -> Any:
         return next(self._words)
+
+    def post(self, message: Any) -> None:
+        self.posted.append(message)
 
     def abort(self, code: int = 1) -> None:
         self.aborted += 1
@@ -176,6 +215,24 @@ def test_words_for_another_call_are_kept_for_it(monkeypatch: pytest.MonkeyPatch)
     assert leading.follow_until(world, lambda: done if len(done) == 2 else None) == [1, 2]
     assert leading.last_of(leading.follow(world)) == "first"
     assert leading.last_of(leading.follow(world)) == "second"
+
+
+def test_a_stream_that_is_left_early_leaves_nothing_for_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    zero: Any = Words()
+    zero.rank = 0
+    monkeypatch.setattr(leading, "control", lambda: zero)
+    for _ in leading.together_each(lambda: iter("abc")):
+        break
+    assert leading.together(lambda: 5) == 5
+    one: Any = Words(*zero.posted)
+    for value in leading.follow(one):
+        assert value == "a"
+        break
+    assert leading.last_of(leading.follow(one)) == 5
+    # Where another rank leaves before rank 0 does, and where rank 0's stream fails after that.
+    one = Words(("yield", 1), ("yield", 2), ("raise", ValueError()), ("yield", 3), ("end",))
+    assert next(leading.follow(one)) == 1
+    assert list(leading.follow(one)) == [3]
 
 
 def test_an_error_that_ends_a_program_ends_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

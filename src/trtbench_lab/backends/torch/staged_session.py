@@ -52,6 +52,10 @@ class StagedSession:
         self._logits = torch.empty(0)
         self._taken = 0
 
+    def check_start(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+        """Raise `RequestError` for what `start` would refuse: on several ranks, before the others are told."""
+        block_tables(self.plan, prompts, new_tokens)
+
     def start(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> torch.Tensor:
         """Begin a request: fill the cache and return the logits (B, V) after each prompt, right on rank 0.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +19,23 @@ from .step import PackedStep, Steps
 
 # Products of 8,192 tokens run at the matrix units' full rate; longer pieces take memory and gain nothing.
 PROMPT_TOKENS = 8192
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _on_its_device(
+    method: Callable[Concatenate[FusedSession, _P], _R],
+) -> Callable[Concatenate[FusedSession, _P], _R]:
+    """Run a method with the session's GPU as the current one: kernels, streams and events are that one's."""
+
+    @functools.wraps(method)
+    def run(self: FusedSession, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class TokenTicket:
@@ -80,6 +100,11 @@ class FusedSession:
 
     # ---- prompt phase -----------------------------------------------------------------------------------------
 
+    def check_start(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+        """Raise `RequestError` for what `start` would refuse: on several ranks, before the others are told."""
+        block_tables(self.plan, prompts, new_tokens)
+
+    @_on_its_device
     def start(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> torch.Tensor:
         """Begin a request: fill the cache with the prompts and return the logits after each one's last token.
 
@@ -149,6 +174,7 @@ class FusedSession:
 
     # ---- decode phase -----------------------------------------------------------------------------------------
 
+    @_on_its_device
     def greedy(self) -> TokenTicket:
         """Queue the next tokens, each row's most likely: after the prompt, of its logits; then one step a call."""
         bucket = self._current()
@@ -159,6 +185,7 @@ class FusedSession:
             bucket.run(greedy=True)
         return self._ticket(bucket)
 
+    @_on_its_device
     def take(self, chosen: torch.Tensor) -> TokenTicket:
         """Queue `chosen` (B,) int64, on the device, as the next tokens; `forward` then gives the logits after them."""
         bucket = self._current()
@@ -167,12 +194,14 @@ class FusedSession:
             bucket.take(greedy=False)
         return self._ticket(bucket)
 
+    @_on_its_device
     def forward(self) -> torch.Tensor:
         """Queue one step over the tokens taken last; the logits (B, V) are valid until the next call."""
         bucket = self._current()
         bucket.run(greedy=False)
         return bucket.logits[: self._rows, : self.vocab_size]
 
+    @_on_its_device
     def forward_eagerly(self) -> torch.Tensor:
         """As `forward`, kernel by kernel: for profilers, which do not see into a graph."""
         bucket = self._current()
@@ -206,6 +235,7 @@ class FusedSession:
                 ) from error
         return self._pools
 
+    @_on_its_device
     def warm(self, rows: Sequence[int]) -> None:
         """Capture the greedy graphs of the buckets that hold these batch sizes."""
         for size in rows:
@@ -217,8 +247,12 @@ class FusedSession:
         """Bytes of the pool, 0 before the first request."""
         return {"kv_cache_bytes": sum(pool.nbytes for pool in self._pools)}
 
+    @_on_its_device
     def close(self) -> None:
-        """Free the pool and the graphs."""
+        """Free the pool and the graphs, once no queued step writes to them or to the host's rings any more."""
+        if self.device.type == "cuda":
+            with suppress(RuntimeError):  # of a device that has failed
+                torch.cuda.synchronize()
         self._buckets.clear()
         self._bucket = None
         self._pools.clear()
