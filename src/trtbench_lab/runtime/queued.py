@@ -33,7 +33,7 @@ class OnItsWay:
             return
         self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
         self._event = torch.cuda.Event()
-        self._event.record()
+        self._event.record(torch.cuda.current_stream(tensor.device))
 
     def tensor(self) -> torch.Tensor:
         """Wait, and return it in ordinary memory: pinned memory goes to the next copy."""

@@ -1,8 +1,9 @@
-"""The greedy choice on the device: torch's own of the vocabulary alone, whatever pads the logits behind it."""
+"""The greedy choice on the device, torch's own of the vocabulary alone; and the session, which is on its own GPU."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,12 @@ from tests.backends.torch.lowering import lowered
 
 from trtbench_lab.backends.torch.gpu import ops
 from trtbench_lab.backends.torch.gpu.graphs import DecodeBucket
+from trtbench_lab.backends.torch.gpu.memory_plan import CachePlan
+from trtbench_lab.backends.torch.gpu.session import FusedSession
 from trtbench_lab.backends.torch.gpu.step import Steps, library_only
+from trtbench_lab.errors import RequestError
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("padding", [0, 1, 3])
@@ -40,3 +46,34 @@ def test_no_token_is_chosen_that_only_pads_the_vocabulary(where: str, padding: i
     assert bucket.ids.tolist() == expected.tolist()
     assert bucket.ring[0].tolist() == expected.tolist()
     assert bucket.positions.tolist() == [4, 1, -1]
+
+
+@pytest.mark.parametrize("name", ["greedy", "forward", "forward_eagerly", "take", "start", "close"])
+def test_a_session_runs_on_its_own_gpu_whichever_is_the_current_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current GPU, and an event is recorded there, whatever GPU holds the tensors."""
+    entered: list[torch.device] = []
+
+    @contextmanager
+    def entering(device: torch.device) -> Iterator[None]:
+        entered.append(device)
+        yield
+        entered.append(CPU)
+
+    def waited() -> None:
+        assert entered == [torch.device("cuda", 1)]
+        raise RuntimeError("the device has failed")
+
+    monkeypatch.setattr(torch.cuda, "device", entering)
+    monkeypatch.setattr(torch.cuda, "synchronize", waited)
+    plan = CachePlan(16, 2, 5, 1, torch.float32, "")
+    session = FusedSession.__new__(FusedSession)
+    session.device, session.plan, session._bucket, session.request_number = torch.device("cuda", 1), plan, None, 0
+    session._buckets, session._pools = {}, []
+    if name == "close":
+        session.close()  # what a failed device still holds is let go of all the same
+        assert entered == [torch.device("cuda", 1), CPU]
+        return
+    arguments = {"take": (torch.zeros(1),), "start": ([[0] * 100], 1)}.get(name, ())
+    with pytest.raises(RequestError, match=r"No request was started|pool has 4"):
+        getattr(session, name)(*arguments)
+    assert entered == [torch.device("cuda", 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,6 +85,9 @@ class GraphStepRunner(ExecutorStepRunner):
             return self._steps.packed(packed, self._pool_list, self._scratch)
 
     def close(self) -> None:
-        """Free the graphs, the engine and the pool."""
+        """Free the graphs, the engine and the pool, once no queued step uses them any more."""
+        if self.device.type == "cuda":
+            with suppress(RuntimeError):  # of a device that has failed
+                torch.cuda.synchronize(self.device)
         self._buckets.clear()
         super().close()
