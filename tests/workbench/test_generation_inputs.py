@@ -53,3 +53,14 @@ def test_bad_token_files_are_refused(tmp_path: Path):
     for path in (words, floats, pickled, tmp_path / "absent.npy"):
         with pytest.raises(RequestError, match=path.name):
             token_ids_from_file(path)
+
+
+def test_a_file_of_requests_is_no_file_of_prompts(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"prompt": "Once"}\n', encoding="utf-8")
+    with pytest.raises(RequestError, match="holds objects") as caught:
+        prompts_from_file(path)
+    assert "--prompts" in str(caught.value.remedy)
+    with pytest.raises(RequestError, match="cannot be read: No such file or directory\\.") as caught:
+        prompts_from_file(tmp_path / "missing.txt")
+    assert str(caught.value).count("missing.txt") == 1

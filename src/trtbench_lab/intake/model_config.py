@@ -79,11 +79,26 @@ def read_model_config(directory: Path) -> dict[str, Any]:
             where=str(path), remedy='It reads like "llama"; mend it or fetch the file again.',
         )  # fmt: skip
     if not architectures and not model_type:
+        _refuse_our_own(config, directory)
         raise IntakeError(
             "It names neither `architectures` nor `model_type`, so nobody can say what the weights mean.",
             where=str(path), remedy='Add "architectures": ["…ForCausalLM"], or fetch the file again.',
         )  # fmt: skip
     return config
+
+
+def _refuse_our_own(config: dict[str, Any], directory: Path) -> None:
+    """Name a checkpoint or an engine that was given where a Hugging Face model is read."""
+    if "pretrained_config" in config:
+        raise IntakeError(
+            "This is an engine, and a Hugging Face model is read here.",
+            where=str(directory), remedy="Give the model or the checkpoint that it was built from.",
+        )  # fmt: skip
+    if "architecture" in config:
+        raise IntakeError(
+            "This is a TensorRT-LLM checkpoint already, and a Hugging Face model is read here.",
+            where=str(directory), remedy=f"Build an engine from it: trtbench build --checkpoint_dir {directory}",
+        )  # fmt: skip
 
 
 def refuse_quantized(config: dict[str, Any], directory: Path) -> None:

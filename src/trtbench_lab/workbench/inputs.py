@@ -53,11 +53,18 @@ def inputs_for(spec: RunSpec | CompareSpec, engine: Engine) -> Inputs:
 
 def prompts_from_file(path: Path) -> list[str]:
     """Return the prompts of a text file, one a line; blank lines are passed over."""
+    if path.suffix in (".json", ".jsonl"):
+        raise RequestError(
+            f"A {path.suffix} file holds objects, and the lines of input_file are prompts as they stand.",
+            where=str(path),
+            remedy="Give requests to a running batch with trtbench run --prompts FILE, or a .txt file here.",
+        )
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
         raise RequestError(
-            f"The file of prompts cannot be read: {error}.",
+            f"The file of prompts cannot be read: {reason or error}.",
             where=str(path),
             remedy="Give a UTF-8 text file, one prompt a line.",
         ) from error
