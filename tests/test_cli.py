@@ -317,3 +317,12 @@ def test_a_pipe_gets_the_natural_width(monkeypatch, capsys):
     main(["--help"])
     assert capsys.readouterr().out == natural
     assert max(len(line) for line in natural.splitlines()) > 100
+
+
+def test_what_the_shell_advises_is_a_line_for_the_shell(capsys, tmp_path):
+    assert main(["history", "deadbeef", "--database", str(tmp_path / "runs.sqlite")]) == 1
+    said = capsys.readouterr().err
+    assert "trtbench history" in said
+    assert "%trt_" not in said
+    assert main(["mpi"]) == 0
+    assert "%trt_mpi start" in capsys.readouterr().out  # ranks live in notebooks only

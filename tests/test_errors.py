@@ -114,3 +114,8 @@ def test_ground_floor_imports_nothing_heavy() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_place_that_begins_the_sentence_is_said_once():
+    assert str(SpecError("--top_p must be at most 1.", where="--top_p")) == "--top_p must be at most 1."
+    assert str(SpecError("--top_p2 is wrong.", where="--top_p")) == "--top_p: --top_p2 is wrong."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -30,6 +31,7 @@ FACE = (
 _ENDING_S = 5.0
 _SPARSE_S = 10.0
 _REDRAW_S = 0.2
+_MAGIC = re.compile(r"(?<!%)%trt_(?!mpi\b)(\w+)")  # ranks live in notebooks only, so %trt_mpi stays as it is
 _NARROWEST = 40  # columns below which nothing is broken further
 
 
@@ -165,7 +167,12 @@ def _shown(result: Any, *, as_json: bool) -> str:
     if as_json:
         return json.dumps(_data(result), indent=2, ensure_ascii=False, default=str)
     with fitted_to(_columns_of(sys.stdout)):
-        return repr(result)
+        return _for_shells(repr(result))
+
+
+def _for_shells(text: str) -> str:
+    """Return a text with the lines that it advises as a shell takes them: ``%trt_history`` is ``trtbench history``."""
+    return _MAGIC.sub(r"trtbench \1", text)
 
 
 def _data(result: Any) -> Any:
@@ -180,7 +187,7 @@ def _data(result: Any) -> Any:
 
 
 def _failed(error: TrtbenchError, flags: set[str], code: int) -> int:
-    _tell(f"error: {error}")
+    _tell(_for_shells(f"error: {error}"))
     if error.details:
         _tell(error.details if "--details" in flags else "  (--details shows more)")
     return code

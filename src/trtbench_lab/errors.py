@@ -39,7 +39,8 @@ class TrtbenchError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
+        # Where the sentence begins with the place, as "--top_p must be at most 1", it is not said twice.
+        text = f"{self.where}: {self.what}" if self.where and self.what.split(" ")[0] != self.where else self.what
         return f"{text}\n  → {self.remedy}" if self.remedy else text
 
     def __reduce__(self) -> tuple[object, ...]:

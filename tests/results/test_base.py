@@ -179,3 +179,15 @@ def test_every_declared_kind_is_where_it_is_said_to_be():
 
     for kind in base._DECLARED_IN:
         assert result_class(kind).kind == kind
+
+
+def test_phases_of_a_cached_engine_are_called_those_of_its_build():
+    from trtbench_lab.results.steps import BuildStep
+
+    facts = {"output_dir": "e", "seconds": 1.0, "key": "k", "engine_bytes": 1, "phases": [("write engine", 0.5)]}
+    shown = {
+        cached: repr(BuildStep(backend="torch", model="m", spec={}, from_cache=cached, **facts))
+        for cached in (False, True)
+    }
+    assert "\nPhases\n" in shown[False]
+    assert "\nPhases of the build that made the cached engine\n" in shown[True]

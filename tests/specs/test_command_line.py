@@ -186,7 +186,7 @@ def test_contradictions_are_raised_together() -> None:
 def test_what_follows_is_told() -> None:
     spec, notes = parse("build", ["c", "--gpt_attention_plugin", "disable"])
     assert not spec.build_config.plugin_config.context_fmha
-    assert any("So context_fmha is now disable." in note for note in notes)
+    assert any("So context_fmha is now disabled." in note for note in notes)
 
 
 def test_warnings_are_told() -> None:
@@ -398,3 +398,10 @@ def test_no_line_fails_in_an_unplanned_way(verb: str, tokens: list[Any]) -> None
         assert isinstance(parsed.spec, REQUESTS[verb])
         told = " ".join([verb, *parsed.notes])
     assert told.strip()
+
+
+def test_the_value_of_an_unknown_flag_is_not_taken_for_a_word():
+    with pytest.raises(SpecError) as caught:
+        parse("mpi", ["--rank", "0"])
+    assert "--action" not in str(caught.value)
+    assert "Did you mean --ranks?" in str(caught.value)

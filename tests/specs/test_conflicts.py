@@ -557,7 +557,7 @@ def test_what_nobody_chose_gives_way() -> None:
     assert config.plugin_config == PluginConfig(**OFF)
     assert config.conflicts() == []
     assert len(settled.notes) == 3
-    assert "So context_fmha is now disable." in settled.notes[0]
+    assert "So context_fmha is now disabled." in settled.notes[0]
 
 
 def test_what_somebody_chose_stays() -> None:

@@ -100,7 +100,7 @@ def check_mpi() -> Iterator[DoctorRow]:
         yield warning("MPI", f"mpi4py {package}, no mpiexec", "Ranks cannot be started.", f"Install {wheel}")
         return
     kind = _first_line_of([launcher, "--version"])
-    found = f"mpi4py {package}, {kind or launcher}"
+    found = f"mpi4py {package}, {'MPICH' if kind.startswith('HYDRA') else kind or launcher}"  # by its launcher's name
     is_open_mpi = "Open MPI" in kind or "OpenRTE" in kind  # 4.x names its runtime
     if is_open_mpi and os.geteuid() == 0 and os.environ.get("OMPI_ALLOW_RUN_AS_ROOT") != "1":
         remedy = "Set OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1."

@@ -32,7 +32,7 @@ def check_mpi_library() -> Iterator[DoctorRow]:
             "MPI library", "does not load", f"mpi4py cannot load an MPI library: {fault.rstrip('.')}.", remedy
         )
         return
-    library = text.splitlines()[0][:80] if text else "of unknown kind"
+    library = " ".join(text.splitlines()[0].split())[:80] if text else "of unknown kind"
     launcher = find_mpiexec()
     if launcher is None:
         yield ok("MPI library", library, "mpi4py loads it; there is no launcher to compare it with.")

@@ -224,7 +224,8 @@ class BuildStep(StepResult):
     def tables(self) -> list[Table]:
         tables = super().tables()
         if self.phases:
-            tables.insert(1, Table(columns=("phase", "seconds"), rows=self.phases, title="Phases"))
+            title = "Phases of the build that made the cached engine" if self.from_cache else "Phases"
+            tables.insert(1, Table(columns=("phase", "seconds"), rows=self.phases, title=title))
         return tables
 
 

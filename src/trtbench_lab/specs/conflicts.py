@@ -146,9 +146,14 @@ def settle(*specs: Spec, gpu: Gpu | None = None) -> Settled:
             break
         conflict, fix = step
         settled = tuple(apply_fix(spec, fix) for spec in settled)
-        changes = ", ".join(f"{path.split('.')[-1]} is now {in_words(value)}" for path, value in fix.items())
+        changes = ", ".join(f"{path.split('.')[-1]} is now {_state(value)}" for path, value in fix.items())
         notes.append(f"{conflict.reason} So {changes}.")
     return Settled(settled, notes)
+
+
+def _state(value: Any) -> str:
+    words = in_words(value)
+    return f"{words}d" if words in ("enable", "disable") else words
 
 
 def _next_step(specs: Sequence[Spec], gpu: Gpu | None) -> tuple[Conflict, Fix] | None:

@@ -155,6 +155,8 @@ class LineReader:
 
     def fill_positional(self) -> None:
         """Give the words without a flag to the options that take them, in their order."""
+        if self.has_unknown_flag:
+            return  # a word after an unknown flag is most likely its value, and the line is refused for the flag
         words = self.positional
         if self.verb == "bench" and words and isinstance(words[0], str) and words[0] in BENCH_WORDS:
             self._set_text(self.table.names["mode"], [BENCH_WORDS[words[0]]], "--mode")
@@ -173,8 +175,7 @@ class LineReader:
                 self._set_text(option, taken, label)
             else:
                 self._set(option, taken[0] if len(taken) == 1 else taken, label)
-        if not self.has_unknown_flag:  # a word after an unknown flag is most likely its value
-            self.problems += [self._unexpected_word(word) for word in words]
+        self.problems += [self._unexpected_word(word) for word in words]
 
     def fill_defaults(self, defaults: Mapping[str, Any]) -> None:
         """Give options that the line does not name the caller's own defaults."""
