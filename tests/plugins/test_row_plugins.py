@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.plugins.cases import FLOATS, PLUGINS, attributes, inputs
 from tests.plugins.forms import assert_near, by_kernel, by_onnx_function, by_reference, by_torch_op, compiled
 
+from trtbench_lab.errors import SpecError
 from trtbench_lab.plugins.frame.ptx import parse_entry
 from trtbench_lab.quantization.smoothquant import integer_inputs
 
@@ -108,3 +109,20 @@ def test_kernel_on_the_gpu(name: str, dtype: torch.dtype, shape: tuple[int, ...]
         return
     assert_near(found, expected, ulps=1, scale=2, rounded_to=dtype)
     assert_near(by_torch_op(plugin, tensors, values), found, ulps=0, integer_steps=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "told"),
+    [
+        ("swiglu", (torch.zeros(2, 8), torch.zeros(1, 8)), "gate"),
+        ("swiglu", (torch.zeros(2, 8), torch.zeros(8)), "gate"),
+        ("rms_norm", (torch.zeros(2, 8), torch.ones(1)), "weight"),
+        ("layer_norm", (torch.zeros(2, 8), torch.ones(8), torch.zeros(4)), "bias"),
+        ("add_rms_norm", (torch.zeros(2, 8), torch.zeros(1, 8), torch.ones(8)), "residual"),
+    ],
+)
+def test_nothing_is_broadcast(name: str, tensors: tuple[torch.Tensor, ...], told: str):
+    """The kernels read as many rows and columns of each as x has; fewer would be read beyond their end."""
+    plugin = PLUGINS[name]
+    with pytest.raises(SpecError, match=f"{told} has the extents"):
+        plugin.launch(*tensors, **({"epsilon": 1e-5} if "norm" in name else {}))

@@ -27,7 +27,8 @@ _GELU_BODY = """
 
 def _plan(activation: int) -> Callable[[Call], Launch]:
     def plan(call: Call) -> Launch:
-        x = call.inputs[0]
+        x, gate = call.inputs
+        gate.demand("gate", *x.shape)
         width = x.fixed(-1)
         constants = {"W": width, "BLOCK": BLOCK, "ACTIVATION": activation}
         return Launch("gated", (x.rows, cdiv(width, BLOCK)), constants=constants, num_warps=4)

@@ -75,10 +75,14 @@ def _results(add: bool, quantized: str) -> Callable[[Sequence[Operand], Attribut
     return results
 
 
-def _plan(kernel: str) -> Callable[[Call], Launch]:
+def _plan(kernel: str, add: bool, parameters: Sequence[str]) -> Callable[[Call], Launch]:
     def plan(call: Call) -> Launch:
-        x = call.inputs[0]
+        x, *others = call.inputs
         width = x.fixed(-1)
+        if add:
+            others.pop(0).demand("residual", *x.shape)
+        for name, parameter in zip(parameters, others, strict=False):
+            parameter.demand(name, width)
         block = power_of_two(width)
         constants = {"W": width, "BLOCK": block, "EPSILON": float(call.attributes["epsilon"])}
         return Launch(kernel, (x.rows,), constants=constants, num_warps=row_warps(block))
@@ -116,7 +120,7 @@ def _plugin(kind: str, add: bool, quantized: str) -> Plugin:
         types=types,
         reference=_reference(norm, add, quantized),
         results=_results(add, quantized),
-        plan=_plan(name),
+        plan=_plan(name, add, parameters),
         kernels="norms",
         onnx_body="\n".join(lines),
         switches=(switch,),

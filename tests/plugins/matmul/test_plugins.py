@@ -18,6 +18,7 @@ from trtbench_lab.plugins.frame.ptx import parse_entry
 from trtbench_lab.plugins.matmul.plugins import (
     FP8_MATMUL,
     GEMM,
+    GEMM_BIAS,
     INT4_PRODUCTS,
     INT8_PRODUCTS,
     ONNX_OF_TORCH,
@@ -195,3 +196,35 @@ def test_which_plugin_multiplies_which_weights():
 def test_types_that_do_not_match_are_told():
     with pytest.raises(SpecError, match="types"):
         GEMM.launch(torch.zeros(2, 32), torch.zeros(4, 32).half())
+
+
+@pytest.mark.parametrize(
+    ("plugin", "tensors", "attributes", "told"),
+    [
+        (GEMM, (torch.zeros(2, 32), torch.zeros(4, 30)), {}, "weight has the extents"),
+        (GEMM_BIAS, (torch.zeros(2, 32), torch.zeros(4, 32), torch.zeros(1)), {}, "bias has the extents"),
+        (
+            INT4_PRODUCTS["channel"],
+            (torch.zeros(2, 36), torch.zeros(4, 18, dtype=torch.int8), torch.ones(4)),
+            {},
+            "a multiple of 8 of these",  # the last word would be left out
+        ),
+        (
+            INT4_PRODUCTS["group"],
+            (torch.zeros(1, 96), torch.zeros(4, 48, dtype=torch.int8), torch.ones(4, 2)),
+            {"group_size": 48},
+            "groups of a multiple of 32",  # a thread reads 32 elements of one row at once
+        ),
+        (
+            INT8_PRODUCTS["group"],
+            (torch.zeros(2, 96), torch.zeros(4, 96, dtype=torch.int8), torch.ones(4)),
+            {"group_size": 32},
+            "scale has the extents",
+        ),
+    ],
+    ids=lambda value: value.name if hasattr(value, "name") else None,
+)
+def test_tensors_that_do_not_belong_together_are_told(plugin, tensors, attributes, told):
+    """The kernels would read beyond their ends, where the definitions of torch say so or broadcast."""
+    with pytest.raises(SpecError, match=told):
+        plugin.launch(*tensors, **attributes)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .sizes import Size, constant, product
+from ...errors import SpecError
+from .sizes import Size, constant, is_expression, product
 
 Attributes = Mapping[str, Any]
 """Values of a plugin's attributes: int or float."""
@@ -30,6 +31,19 @@ class Operand:
     def fixed(self, axis: int) -> int:
         """Return an extent that has to be a number, see `sizes.constant`."""
         return constant(self.shape[axis], f"dimension {axis} of the operand")
+
+    def demand(self, name: str, *shape: Size) -> None:
+        """Raise `SpecError` unless these are the extents: kernels broadcast nothing, and would read beyond the end.
+
+        Extents that are not known yet are taken to fit.
+        """
+        known = [pair for pair in zip(self.shape, shape, strict=False) if not any(is_expression(one) for one in pair)]
+        if len(self.shape) != len(shape) or any(own != wanted for own, wanted in known):
+            raise SpecError(
+                f"{name} has the extents {self.shape} where the kernel reads {shape}.",
+                where="plugin",
+                remedy="Pass tensors that belong together; nothing is broadcast.",
+            )
 
     @property
     def rows(self) -> Size:

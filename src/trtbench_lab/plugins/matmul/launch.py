@@ -338,7 +338,9 @@ def _check_scales(weights: LinearWeights, x_scale: torch.Tensor | None) -> None:
 def _check_groups(weights: LinearWeights, unit: int) -> None:
     """Refuse groups that end within what a thread reads at once, or beyond the row."""
     group = weights.group_size
-    if group is not None and (group % unit or weights.in_features % group):
+    if group in (None, weights.in_features):
+        return
+    if group % unit or weights.in_features % group:
         raise SpecError(
             f"Groups of {group} do not divide {weights.in_features} input features, or are no multiple of {unit}.",
             where="linear",

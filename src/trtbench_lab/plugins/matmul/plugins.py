@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ...errors import SpecError
 from ...quantization.weight_only import WeightOnlyScheme
 from ..frame import Attributes, Call, Launch, Operand, Plugin, cdiv
 from ..quantizing import FLOATS
@@ -93,6 +94,7 @@ def _plan(kernel: str, kind: str) -> Callable[[Call], Launch]:
         x, weight = call.inputs[0], call.inputs[1]
         in_features, out_features = x.fixed(-1), weight.fixed(0)
         cells = in_features // 8 if kind == "int4" else in_features
+        _check_extents(call, kernel, kind)
         constants: dict[str, Any] = {
             "N": out_features,
             "K": in_features,
@@ -129,6 +131,35 @@ def _plan(kernel: str, kind: str) -> Callable[[Call], Launch]:
         return Launch(kernel, (blocks,), {"rows": rows}, constants, num_warps=warps, num_stages=stages)
 
     return plan
+
+
+def _check_extents(call: Call, kernel: str, kind: str) -> None:
+    """Refuse tensors that do not belong together, and groups that end within what a thread reads at once."""
+    x, weight, *others = call.inputs
+    in_features, out_features = x.fixed(-1), weight.fixed(0)
+    group = int(call.attributes.get("group_size", in_features))
+    grouped = "group_size" in call.attributes
+    unit = {"int4": 4 * WORD, "int8": WORD}.get(kind, 1)
+    of_words = kind != "int4" or in_features % WORD == 0
+    if not of_words or in_features % max(1, group) or (group % unit and group != in_features):
+        raise SpecError(
+            f"{in_features} input features in groups of {group}: {kind} needs groups of a multiple of {unit} that "
+            f"divide the features{f', and a multiple of {WORD} of these' if kind == 'int4' else ''}.",
+            where="plugin",
+            remedy="Use groups of 32, 64 or 128 that divide the input features, or 8 bits.",
+        )
+    weight.demand("weight", out_features, in_features // 2 if kind == "int4" else in_features)
+    of_groups = (out_features, in_features // group) if grouped else (out_features,)
+    if kernel == "with_bias":
+        others[0].demand("bias", out_features)
+    elif kernel not in ("plain", "with_input_scale"):
+        others[0].demand("scale", *of_groups)
+    if kernel == "with_zero":
+        others[1].demand("zero", *of_groups)
+    elif kernel == "with_pre_scale":
+        others[1].demand("pre_scale", in_features)
+    elif kernel == "with_input_scale" and others[1].numel != 1:
+        others[1].demand("weight_scale", out_features)
 
 
 def _plugin(
