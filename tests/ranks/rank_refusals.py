@@ -52,7 +52,7 @@ def in_flight(engine: Path, block_bytes: int, found: dict[str, Any]) -> None:
 
 
 def static(engine: Path, found: dict[str, Any]) -> None:
-    """A batch for which the pool is too small, and a stream that is left early."""
+    """A batch for which the pool is too small, a stream that is left early, and calls after the close."""
     with ModelRunner.from_dir(engine) as runner:
         found["batch"] = refusal(lambda: runner.generate([[7] * 40] * 4, max_new_tokens=20))
         stream = runner.generate([PROMPT], max_new_tokens=NEW, streaming=True)
@@ -60,13 +60,21 @@ def static(engine: Path, found: dict[str, Any]) -> None:
         found["stream"] = [output["output_ids"][0, 0, :end].tolist() for end, output in zip(ends, stream, strict=False)]
         del stream
         found["whole"] = runner.generate([PROMPT], max_new_tokens=NEW)["output_ids"][0, 0].tolist()
+        found["first"] = refusal(lambda: runner.logits_of([PROMPT, PROMPT], first=[0]))
+    runner.close()
+    found["closed"] = [
+        refusal(lambda: runner.generate([PROMPT], max_new_tokens=NEW)),
+        refusal(lambda: list(runner.generate([PROMPT], max_new_tokens=NEW, streaming=True))),
+        refusal(lambda: runner.logits_of([PROMPT])),
+    ]
 
 
 if __name__ == "__main__":
     folder, block_bytes = Path(sys.argv[1]), int(sys.argv[2])
-    results: dict[str, dict[str, Any]] = {name: {} for name in ("tp2", "pp2", "small")}
+    results: dict[str, dict[str, Any]] = {name: {} for name in ("tp2", "pp2", "small", "again")}
     loaded(folder / "tp2", results["tp2"])
     for layout in ("tp2", "pp2"):
         in_flight(folder / layout, block_bytes, results[layout])
     static(folder / "small", results["small"])
+    in_flight(folder / "tp2", block_bytes, results["again"])
     torch.save(results, folder / f"refused.rank{launched().rank}.pt")

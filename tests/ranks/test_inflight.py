@@ -159,7 +159,7 @@ def test_what_one_rank_refuses_is_refused_on_all_and_they_go_on(folder):
     assert "rank 1: RuntimeError: no memory for that" in found["tp2"]["memory"]
     with LLM(folder / "one", tokenizer=False) as llm:
         tokens = llm.generate(rank_refusals.PROMPT, {"max_tokens": 20}).outputs[0].token_ids
-    for layout in ("tp2", "pp2"):
+    for layout in ("tp2", "pp2", "again"):
         assert "may need 5 cache blocks of 8 tokens, and the whole cache has 4" in found[layout]["large"]
         assert "Element 0 is [7, 8]" in found[layout]["nested"]
         assert "logits_processor is known" in found[layout]["object"]
@@ -168,6 +168,8 @@ def test_what_one_rank_refuses_is_refused_on_all_and_they_go_on(folder):
     small = found["small"]
     assert "needs 32 cache blocks of 8 tokens and the pool has 11" in small["batch"]
     assert len(small["stream"]) == 2
+    assert "there are 2 sequences" in small["first"]
+    assert all("The engine is closed" in text for text in small["closed"])
     assert small["stream"] == [small["whole"][: len(row)] for row in small["stream"]]
 
 

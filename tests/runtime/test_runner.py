@@ -272,6 +272,12 @@ def test_closing_frees_the_executor(gpt2):
     assert executor.closed
 
 
+@pytest.mark.parametrize("first", [[0], [0, 0, 0], [0, "x"]])
+def test_first_positions_that_are_not_one_a_sequence_are_refused(gpt2, first):
+    with pytest.raises(RequestError, match="there are 2 sequences"):
+        tiny_runner(gpt2).logits_of(prompts(6, 4), first)
+
+
 def test_teacher_forced_logits_agree_on_both_sides(hf_model):
     batch = prompts(6, 4)
     ours = tiny_runner(hf_model).logits_of(batch, [2, 0])

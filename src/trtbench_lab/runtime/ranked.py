@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..errors import EngineError
 from ..ranks import Control, communicator_for, control
 from ..ranks.world import check_world_size
-from .leading import Led, agreed, one_at_a_time, order, together, together_each
+from .leading import Led, Result, agreed, one_at_a_time, order, together, together_each
 from .limits import EngineLimits
 from .runner import ModelRunner
 
@@ -39,21 +40,36 @@ class RankedRunner(ModelRunner):
         if streaming:
             return together_each(lambda: self._yielded(arguments, keywords))
         generate = super().generate
-        return together(lambda: generate(*arguments, **keywords))
+        return self._together(lambda: generate(*arguments, **keywords))
 
     def _yielded(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Iterator[Any]:
+        self._refuse_closed()
         yield from super().generate(*arguments, streaming=True, **keywords)
 
     def logits_of(self, sequences: list[list[int]], first: list[int] | None = None) -> list[torch.Tensor]:
         """See `ModelRunner.logits_of`."""
         logits_of = super().logits_of
-        return together(lambda: logits_of(sequences, first))
+        return self._together(lambda: logits_of(sequences, first))
 
     def close(self) -> None:
         """Free every rank's engine and cache."""
         together(lambda: self._close_all())
 
+    def _together(self, body: Callable[[], Result]) -> Result:
+        def unless_closed() -> Result:
+            self._refuse_closed()
+            return body()
+
+        return together(unless_closed)
+
+    def _refuse_closed(self) -> None:
+        """Refuse what comes after `close` before the others are told, who hold nothing of this runner any more."""
+        if self.key not in _held:
+            raise EngineError("The engine is closed.", where=self.backend, remedy="Load it again.")
+
     def _close_all(self) -> None:
+        if _held.pop(self.key, None) is None:
+            return
         with one_at_a_time:
             if (world := control()) is not None:
                 world.post(("close_runner", self.key))

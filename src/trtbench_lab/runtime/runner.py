@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 
+from ..errors import RequestError
 from ..specs import SamplingConfig
 from .limits import EngineLimits, prompts_from_request
 from .loop import BeamGeneration, RowGeneration
@@ -211,6 +212,12 @@ class ModelRunner:
         """
         checked = prompts_from_request(sequences, self.vocab_size)
         self.limits.check_size([len(sequence) for sequence in checked], 0, 1)
+        if first is not None and (len(first) != len(checked) or not all(hasattr(place, "__index__") for place in first)):
+            raise RequestError(
+                f"first is {first!r}, and there are {len(checked)} sequences.",
+                where="first",
+                remedy="Give one position a sequence, as a whole number.",
+            )
         with torch.no_grad():
             return [logits.cpu() for logits in self.session.logits_of(checked, first)]
 
