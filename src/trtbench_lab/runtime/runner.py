@@ -212,7 +212,7 @@ class ModelRunner:
         """
         checked = prompts_from_request(sequences, self.vocab_size)
         self.limits.check_size([len(sequence) for sequence in checked], 0, 1)
-        if first is not None and (len(first) != len(checked) or not all(hasattr(place, "__index__") for place in first)):
+        if first is not None and (len(first) != len(checked) or not all(hasattr(at, "__index__") for at in first)):
             raise RequestError(
                 f"first is {first!r}, and there are {len(checked)} sequences.",
                 where="first",
