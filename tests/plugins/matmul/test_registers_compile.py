@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import torch
 
-from trtbench_lab.plugins.matmul import Choice, Norm, Problem
+from trtbench_lab.plugins.matmul import Choice, LinearWeights, Norm, Problem
 from trtbench_lab.plugins.matmul.candidates import candidates
 from trtbench_lab.plugins.matmul.launch import plan, registers_of
 from trtbench_lab.plugins.matmul.tuning import random_weights
@@ -70,6 +70,17 @@ def test_a_round_that_passes_the_ends_of_rows_reads_nothing_there(compiled):
     assert f", {problem.in_features // 4};" in ptx  # a place in the row is held to its count of words
 
 
+@pytest.mark.parametrize("choice", [Choice("stream", 8, 16, 32, 2, num_stages=8), Choice("direct", 8, 16, 128)])
+def test_weights_of_more_elements_than_int32_counts_are_addressed_in_64_bits(compiled, choice):
+    ptx, _ = compiled(Problem(8, 1 << 18, 8208, "dense", "bfloat16"), choice)  # a head of 262,144 tokens: 2.15e9
+    # The only products by the bytes of a row widen: one of 32 bits would come round to the front of the weight.
+    places = [line.strip().split()[0] for line in ptx.splitlines() if f" {2 * 8208}" in line]
+    assert places
+    assert all(".wide." in place or place.endswith("64") for place in places), places
+    elements = [line.strip().split()[0] for line in ptx.splitlines() if f" {8208}" in line and "setp" not in line]
+    assert all(".wide." in place or place.endswith("64") for place in elements), elements
+
+
 def _wide_reads(ptx: str) -> set[str]:
     """Places of weights that are read 16 bytes at once; some are written twice, and assembled once."""
     lines = [line for line in ptx.splitlines() if "ld.global" in line and "v4.b32" in line and "evict_first" in line]
@@ -91,9 +102,12 @@ def _compiled(problem: Problem, choice: Choice) -> tuple[str, int]:
 
     kernel = getattr(importlib.import_module(f"trtbench_lab.plugins.matmul.kernels.{choice.kernel}"),
                      f"{choice.kernel}_kernel")  # fmt: skip
-    weights = random_weights(problem, torch.Generator().manual_seed(0))
+    dtype, extents = getattr(torch, problem.dtype), (problem.out_features, problem.in_features)
+    if problem.out_features > 64:  # the extents alone: nothing is computed
+        weights = LinearWeights("dense", torch.empty(extents, dtype=dtype, device="meta"), *extents)
+    else:
+        weights = random_weights(problem, torch.Generator().manual_seed(0))
     gate = weights if problem.gated else None
-    dtype = getattr(torch, problem.dtype)
     x, out = torch.zeros(problem.rows, problem.in_features, dtype=dtype), torch.zeros(problem.rows, 64, dtype=dtype)
     norm = None if problem.norm is None else Norm(problem.norm, x[0], x[0] if problem.norm == "layer" else None, 1e-5)
     activation = "silu" if gate else None
