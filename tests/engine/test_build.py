@@ -67,6 +67,18 @@ def test_same_inputs_build_once(checkpoint_dir, fake, tmp_path):
     assert "taken from the cache" in repr(second)
 
 
+def test_a_cached_engine_says_what_of_this_request_has_no_effect(checkpoint_dir, fake, tmp_path):
+    longest = json.loads((checkpoint_dir / "config.json").read_text())["max_position_embeddings"]
+    fitting, beyond = BuildConfig(max_input_len=longest - 1), BuildConfig(max_input_len=longest + 7)
+    first = build(checkpoint_dir, fitting, output_dir=tmp_path / "a", builder=fake())
+    assert not any("clipped" in note for note in first.config.notes)
+    for folder in ("a", "b"):  # already in the output folder; from the cache
+        again = build(checkpoint_dir, beyond, output_dir=tmp_path / folder, builder=fake())
+        assert again.from_cache
+        assert sum("clipped" in note for note in again.config.notes) == 1
+        assert again.config.notes[: len(first.config.notes)] == first.config.notes
+
+
 @pytest.mark.parametrize(
     "change",
     [

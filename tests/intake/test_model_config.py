@@ -20,7 +20,15 @@ from trtbench_lab.intake.model_config import read_model_config
 )
 def test_another_kind_of_folder_is_called_what_it_is(tmp_path, config, said, remedy):
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "rank0.safetensors").touch()
     with pytest.raises(IntakeError) as caught:
         read_model_config(tmp_path)
     assert said in caught.value.what
     assert remedy in str(caught.value.remedy)
+
+
+def test_a_checkpoint_without_its_weights_is_not_sent_to_the_build_it_came_from(tmp_path):
+    (tmp_path / "config.json").write_text('{"architecture": "GPT2LMHeadModel"}', encoding="utf-8")
+    with pytest.raises(IntakeError, match=r"rank0\.safetensors is missing") as caught:
+        read_model_config(tmp_path)
+    assert "Convert the model again" in str(caught.value.remedy)

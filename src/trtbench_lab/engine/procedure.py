@@ -70,10 +70,11 @@ class _Source:
         self.tokenizer_dir = tokenizer_dir
         self.record: dict[str, Any] = {"directory": None if in_memory else str(directory), "digest": self.digest}
 
-    def of_this_request(self, config: EngineConfig) -> EngineConfig:
-        """Return an earlier build's configuration with this request's folders in it."""
+    def of_this_request(self, config: EngineConfig, plan: BuildPlan) -> EngineConfig:
+        """Return an earlier build's configuration with this request's folders, and what is to be said of it."""
+        notes = list(dict.fromkeys([*config.notes, *plan.notes]))
         tokenizer_dir = self.tokenizer_dir or config.tokenizer_dir
-        return dataclasses.replace(config, checkpoint=self.record, tokenizer_dir=tokenizer_dir)
+        return dataclasses.replace(config, checkpoint=self.record, tokenizer_dir=tokenizer_dir, notes=notes)
 
 
 class _Discard(Exception):
@@ -112,7 +113,7 @@ def _already_there(plan: BuildPlan, source: _Source, key: str, monitor: BuildMon
         return None
     monitor.note_progress("The output folder already holds the engine of these inputs.")
     placement = "It was already in the output folder."
-    return Engine(plan.output_dir, source.of_this_request(config), from_cache=True, placement=placement)
+    return Engine(plan.output_dir, source.of_this_request(config, plan), from_cache=True, placement=placement)
 
 
 def _through_cache(plan: BuildPlan, source: _Source, key: str, monitor: BuildMonitor) -> Engine:
@@ -132,7 +133,7 @@ def _through_cache(plan: BuildPlan, source: _Source, key: str, monitor: BuildMon
             engine = Engine(entry, config, placement="Built into the cache.")
         else:
             monitor.note_progress("The engine of these inputs was taken from the cache.")
-            engine.config = source.of_this_request(engine.config)
+            engine.config = source.of_this_request(engine.config, plan)
         if plan.output_dir is None:
             return engine
         with monitor.phase("write the output folder"):

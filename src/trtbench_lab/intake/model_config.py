@@ -94,6 +94,11 @@ def _refuse_our_own(config: dict[str, Any], directory: Path) -> None:
             "This is an engine, and a Hugging Face model is read here.",
             where=str(directory), remedy="Give the model or the checkpoint that it was built from.",
         )  # fmt: skip
+    if "architecture" in config and not (directory / "rank0.safetensors").is_file():
+        raise IntakeError(
+            "This is a TensorRT-LLM checkpoint, and its rank0.safetensors is missing.",
+            where=str(directory), remedy="Convert the model again, or copy the folder again from where it is whole.",
+        )  # fmt: skip
     if "architecture" in config:
         raise IntakeError(
             "This is a TensorRT-LLM checkpoint already, and a Hugging Face model is read here.",
