@@ -319,8 +319,17 @@ def test_a_pipe_gets_the_natural_width(monkeypatch, capsys):
     assert max(len(line) for line in natural.splitlines()) > 100
 
 
-def test_what_the_shell_advises_is_a_line_for_the_shell(capsys, tmp_path):
-    assert main(["history", "deadbeef", "--database", str(tmp_path / "runs.sqlite")]) == 1
+@pytest.mark.parametrize("line", [["history"], ["report", "path.html"]])
+def test_a_database_that_is_named_must_be_there_and_is_not_made(line, capsys, tmp_path):
+    path = tmp_path / "slip.sqlite"
+    assert main([*line, "--database", str(path)]) == 1
+    assert "There is no such database file." in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_what_the_shell_advises_is_a_line_for_the_shell(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRTBENCH_HOME", str(tmp_path))
+    assert main(["history", "deadbeef"]) == 1
     said = capsys.readouterr().err
     assert "trtbench history" in said
     assert "%trt_" not in said

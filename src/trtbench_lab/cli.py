@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a broken pipe shows here rather than while Python shuts down
         return code
     except KeyboardInterrupt:
-        _tell("interrupted")
+        if launched().rank == 0:
+            _tell("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has left (`trtbench history | head`); nobody is there to be told.

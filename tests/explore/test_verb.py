@@ -67,6 +67,7 @@ def test_two_engines_and_their_report(inspector: Path, times: Path, tmp_path: Pa
     assert len(attention[0].second) == len(attention[0].first) + 2  # three kernels where the other has one
     assert read_report(tmp_path / "pair.html").results[0].kind == "explore_pair"
     assert "unfused attention" in {pattern.rule for pattern in pair.second.patterns}
+    assert "Time by module" not in repr(pair)  # neither was timed, and a table of names alone says nothing
 
 
 def test_fusions_stand_beside_their_parts(tmp_path: Path) -> None:

@@ -299,10 +299,10 @@ class ExplorationPair(Result):
     def tables(self) -> list[Table]:
         a, b = self.labels
         groups = [(name, x, y, _ratio(x, y)) for name, x, y in self.by_group()]
-        tables = [
-            Table(("metric", "value"), [(name, value) for name, value in self.metrics.items()]),
-            _without_empty(Table(("module", f"{a} (ms)", f"{b} (ms)", "ratio"), groups, title="Time by module")),
-        ]
+        tables = [Table(("metric", "value"), [(name, value) for name, value in self.metrics.items()])]
+        if any(x is not None or y is not None for _, x, y, _ in groups):  # neither has times unless it was profiled
+            headings = ("module", f"{a} (ms)", f"{b} (ms)", "ratio")
+            tables.append(_without_empty(Table(headings, groups, title="Time by module")))
         differing = [row for row in self.layers if _differs(row)]
         differing.sort(key=lambda row: -abs((row.second_ms or 0.0) - (row.first_ms or 0.0)))
         rows = [

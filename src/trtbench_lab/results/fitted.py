@@ -14,7 +14,7 @@ from contextvars import ContextVar
 
 _GAP = 2
 _WORD = 14  # characters that a text column keeps for its longest word, where not all fit; longer words are cut
-_ROWS_WEIGHED = 50  # rows that decide how the room is shared
+_ROWS_WEIGHED = 50  # rows, the headings' among them, that decide how the room is shared
 _COLUMNS: ContextVar[int | None] = ContextVar("columns", default=None)
 
 
@@ -49,7 +49,7 @@ def fitted_lines(
             lines.append("")
         natural = [max(len(part) for cell in [headings[i], *cells[i]] for part in _parts(cell)) for i in block]
         room = columns - _GAP * (len(block) - 1)
-        widths = _shares(natural, [least[i] for i in block], room, [cells[i] for i in block])
+        widths = _shares(natural, [least[i] for i in block], room, [[headings[i], *cells[i]] for i in block])
         right = [numeric[i] for i in block]
         head = [textwrap.wrap(headings[i], w) or [""] for i, w in zip(block, widths, strict=True)]
         height = max(len(parts) for parts in head)
@@ -139,10 +139,10 @@ def _blocks(least: Sequence[int], key_length: int, columns: int) -> list[list[in
     return blocks
 
 
-def _shares(natural: Sequence[int], least: Sequence[int], room: int, cells: Sequence[Sequence[str]]) -> list[int]:
+def _shares(natural: Sequence[int], least: Sequence[int], room: int, columns: Sequence[Sequence[str]]) -> list[int]:
     """Take columns one by one where that makes the table least taller, and from none more than it can give."""
     widths = [max(min(n, room), m) for n, m in zip(natural, least, strict=True)]
-    lengths = [[len(cell) for cell in row] for row in list(zip(*cells, strict=True))[:_ROWS_WEIGHED]]
+    lengths = [[len(cell) for cell in row] for row in list(zip(*columns, strict=True))[:_ROWS_WEIGHED]]
 
     def cost(i: int) -> tuple[int, int]:
         tried = [width - (j == i) for j, width in enumerate(widths)]

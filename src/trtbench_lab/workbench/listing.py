@@ -22,7 +22,7 @@ def history(spec: HistorySpec, *, progress: ProgressSink | None = None) -> Histo
         For an unknown id, a comparison of fewer than two runs, a file that is neither .csv nor .parquet, or a database
         that cannot be read.
     """
-    database = ResultsDatabase(spec.database)
+    database = named_database(spec.database)
     filters = {"kind": spec.kind, "backend": spec.backend, "name": spec.result_name}
     if spec.export is not None:
         _export(database, Path(spec.export).expanduser(), filters)
@@ -34,6 +34,18 @@ def history(spec: HistorySpec, *, progress: ProgressSink | None = None) -> Histo
     if len(spec.ids) < 2:
         raise ResultsError("One run cannot be compared.", where="history", remedy="Name two ids or more.")
     return database.compare(spec.ids)
+
+
+def named_database(path: str | None) -> ResultsDatabase:
+    """Return the database that is read; one that was named must be there, so that a slip of the pen makes no file."""
+    database = ResultsDatabase(path)
+    if path is not None and not database.path.is_file():
+        raise ResultsError(
+            "There is no such database file.",
+            where=str(database.path),
+            remedy="Check the path, or leave it out for the one in this project's cache.",
+        )
+    return database
 
 
 def _export(database: ResultsDatabase, path: Path, filters: dict[str, str | None]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from ..errors import ResultsError, SpecError
 from ..progress import ProgressSink, phase
 from ..results import Result
-from ..results.database import ResultsDatabase
 from ..results.render import Table, html_document, plain_document
 from ..specs.requests import ReportSpec
+from .listing import named_database
 
 _MOST = 2000  # runs of the history that are looked through, newest first
 ENDINGS = (".html", ".htm", ".md", ".markdown")
@@ -77,7 +77,7 @@ def report(spec: ReportSpec, *, progress: ProgressSink | None = None) -> Written
     from ..reports.path import ResultPath, path_highlights, path_of, path_sections
 
     with phase("read the history", progress):
-        database = ResultsDatabase(spec.database)
+        database = named_database(spec.database)
         if spec.ids:
             chosen = sorted((database.get(key) for key in spec.ids), key=lambda result: result.created_at)
             found = ResultPath(tuple(chosen), next((r.model for r in chosen if r.model), "these results"))
