@@ -269,7 +269,10 @@ def test_what_is_not_supported_is_said(folder):
     model = folder(LLAMA_8B)
     assert "bfloat16" in " ".join(plan(model, gpu="T4").reasons)
     assert "FP8" in " ".join(plan(model, gpu="A100", kv_cache_dtype="fp8").reasons)
-    assert "divide" in " ".join(plan(model, gpu="H200", tp_size=3).reasons)
+    undivided = plan(model, gpu="H200", tp_size=3)
+    assert "divide" in undivided.reasons[0]
+    assert undivided.reasons[1] == "All figures here are those of one rank."
+    assert (undivided.tp_size, undivided.pp_size) == (1, 1)
     assert "positions" in " ".join(plan(model, gpu="H200", input_len=9000).reasons)
     assert plan(model, gpu="T4").exit_code == 1
 

@@ -157,7 +157,7 @@ def _planned(
     backend = shape.backend if shape.backend != "auto" else "torch" if not on_cpu or tp * pp > 1 else "onnxruntime"
     config = shape.config.replace(mapping=mapping, quantization=quant, dtype=compute_dtype)
     undivided = division_problem(config, mapping)
-    reasons = [undivided] if undivided else []
+    reasons = [undivided, "All figures here are those of one rank."] if undivided else []
     if undivided:  # the numbers of one rank, so that a person still sees what it is about
         mapping = RankMapping()
         config = config.replace(mapping=mapping)
