@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -12,6 +13,10 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+# Python's readline writes the terminal's size here, and with several processes of tests each inherits it: what the shell
+# prints would be fitted to the screen of whoever runs the tests.
+os.environ.pop("COLUMNS", None)
 
 # Drawn examples are the same in every run, and none has a time limit: neither chance nor a busy machine decides.
 # Others are drawn with `pytest --hypothesis-profile default`.
