@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# Python's readline writes the terminal's size here, and with several processes of tests each inherits it: what the shell
+# Python's readline writes the terminal's size here, and each of several processes of tests inherits it: what the shell
 # prints would be fitted to the screen of whoever runs the tests.
 os.environ.pop("COLUMNS", None)
 
