@@ -59,8 +59,8 @@ def test_a_session_runs_on_its_own_gpu_whichever_is_the_current_one(name: str, m
         yield
         entered.append(CPU)
 
-    def waited() -> None:
-        assert entered == [torch.device("cuda", 1)]
+    def waited(device: torch.device) -> None:
+        assert entered == [device] == [torch.device("cuda", 1)]
         raise RuntimeError("the device has failed")
 
     monkeypatch.setattr(torch.cuda, "device", entering)

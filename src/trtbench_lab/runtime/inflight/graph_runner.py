@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...backends.torch.gpu.attention import PromptRows
-from ...backends.torch.gpu.graphs import DecodeBucket, bucket_for
+from ...backends.torch.gpu.graphs import DecodeBucket, bucket_for, let_go
 from ...backends.torch.gpu.step import PackedStep
 from .executor_runner import ExecutorStepRunner, StepTokens
 from .stepper import StepLimits, StepPlan
@@ -86,8 +85,5 @@ class GraphStepRunner(ExecutorStepRunner):
 
     def close(self) -> None:
         """Free the graphs, the engine and the pool, once no queued step uses them any more."""
-        if self.device.type == "cuda":
-            with suppress(RuntimeError):  # of a device that has failed
-                torch.cuda.synchronize(self.device)
-        self._buckets.clear()
+        let_go(self._buckets, self.device)
         super().close()

@@ -8,6 +8,7 @@ that steps follow one another without the host; the host waits for events only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -32,6 +33,14 @@ def buckets(max_rows: int) -> list[int]:
 def bucket_for(rows: int, max_rows: int) -> int:
     """Return the smallest bucket that holds `rows`."""
     return next(size for size in buckets(max_rows) if size >= rows)
+
+
+def let_go(captured: dict[int, DecodeBucket], device: torch.device) -> None:
+    """Free all buckets, once no queued step writes to the pool or to the host's rings any more."""
+    if device.type == "cuda":
+        with suppress(RuntimeError):  # of a device that has failed
+            torch.cuda.synchronize(device)
+    captured.clear()
 
 
 class DecodeBucket:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 
 from ....errors import EngineError, RequestError
 from .attention import PromptRows
-from .graphs import RING_STEPS, DecodeBucket, bucket_for
+from .graphs import RING_STEPS, DecodeBucket, bucket_for, let_go
 from .memory_plan import CachePlan
 from .static_batch import Span, block_tables, pieces_of
 from .step import PackedStep, Steps
@@ -250,10 +250,7 @@ class FusedSession:
     @_on_its_device
     def close(self) -> None:
         """Free the pool and the graphs, once no queued step writes to them or to the host's rings any more."""
-        if self.device.type == "cuda":
-            with suppress(RuntimeError):  # of a device that has failed
-                torch.cuda.synchronize()
-        self._buckets.clear()
+        let_go(self._buckets, self.device)
         self._bucket = None
         self._pools.clear()
 
